@@ -34,7 +34,7 @@ def is_empty(cell: Cell) -> bool:
 
 
 def as_text(cell: Cell) -> str:
-    """A cell as a person reads it: `3` for the number 3.0, ISO 8601 for dates, TRUE/FALSE for booleans, '' for nothing."""
+    """A cell as a person reads it: `3` for 3.0, ISO 8601 for dates, TRUE or FALSE, nothing for nothing."""
     match cell:
         case None:
             return ""

@@ -1,0 +1,1 @@
+"""Tables on disk: reading what people upload, making the template, writing results."""

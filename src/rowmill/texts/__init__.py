@@ -1,0 +1,57 @@
+"""Every text that a person sees, in English and Chinese, by code. The only place with sentences in it."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LANGUAGES = ("en", "zh")
+
+
+@lru_cache(maxsize=len(LANGUAGES))
+def catalogue(lang: str) -> dict[str, str]:
+    """code -> text of one language."""
+    return json.loads((files(__name__) / f"{lang}.json").read_text("utf-8"))  # type: ignore[no-any-return]
+
+
+class Speech:
+    """Says things in one language."""
+
+    def __init__(self, lang: str) -> None:
+        self.lang = lang
+        self._texts = catalogue(lang)
+
+    def __call__(self, code: str, /, **params: object) -> str:
+        """The text of a code with its parameters put in; the code itself and the parameters where there is none."""
+        text = self._texts.get(code)
+        if text is None:
+            return f"{code} {params}" if params else code
+        return text.format_map(_Gaps(params))
+
+    def knows(self, code: str) -> bool:
+        return code in self._texts
+
+    def part(self, prefix: str) -> dict[str, str]:
+        """All texts whose code begins with `prefix`."""
+        return {code: text for code, text in self._texts.items() if code.startswith(prefix)}
+
+
+class _Gaps(dict[str, object]):
+    def __init__(self, params: Mapping[str, object]) -> None:
+        super().__init__({name: "" if value is None else value for name, value in params.items()})
+
+    def __missing__(self, name: str) -> str:
+        return ""
+
+
+def language(environ: Mapping[str, str], asked: str | None = None) -> str:
+    """`zh` or `en`, from what was asked for, else from ROWMILL_LANG, LC_ALL, LC_MESSAGES, LANG."""
+    for value in (asked, *(environ.get(name) for name in ("ROWMILL_LANG", "LC_ALL", "LC_MESSAGES", "LANG"))):
+        if value:
+            return "zh" if value.lower().startswith("zh") else "en"
+    return "en"

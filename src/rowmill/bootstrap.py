@@ -1,0 +1,113 @@
+"""The one place that knows every concrete class."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+
+from rowmill.dify.client import Deadlines, DifyClient
+from rowmill.dify.probe import probe
+from rowmill.dify.versions import recovery
+from rowmill.engine.batches import Engine
+from rowmill.engine.clock import SystemClock
+from rowmill.sheets.read import Sheets
+from rowmill.sheets.template import write_template
+from rowmill.sheets.write import JsonLinesWriter, open_writer
+from rowmill.store.lock import RunnerLock
+from rowmill.store.seal import KEY_FILE_VARIABLE, KEY_VARIABLE, Seal, load_key
+from rowmill.store.sent import SentFile
+from rowmill.store.sql import open_store
+from rowmill.workbench import Workbench
+from rowmill.workbench.tools import Tools
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from rowmill.domain.form import Mode
+    from rowmill.ports.dify import DifyApp
+    from rowmill.ports.sheets import ResultWriter
+    from rowmill.settings import Settings
+
+
+@contextmanager
+def open_workbench(settings: Settings) -> Iterator[Workbench]:
+    """The product on a data folder. May be opened while another process runs a batch there."""
+    tools = _tools(settings)
+    try:
+        yield Workbench(tools)
+    finally:
+        tools.store.close()
+
+
+@contextmanager
+def open_runner(settings: Settings) -> Iterator[tuple[Workbench, Engine]]:
+    """The product with the right to run batches: one process per data folder. Raises StoreError if it is taken."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with RunnerLock(settings.data_dir):
+        tools = _tools(settings)
+        sent = SentFile(settings.data_dir / "sent.marks")
+        try:
+            fence = tools.store.take_over(f"pid {os.getpid()}")
+            yield Workbench(tools), Engine(tools.store, sent, fence, tools.clock)
+        finally:
+            sent.close()
+            tools.store.close()
+
+
+def _tools(settings: Settings) -> Tools:
+    store = open_store(settings.data_dir)
+    key = load_key(settings.data_dir, _key_source(settings))
+    return Tools(
+        store=store,
+        clock=SystemClock(),
+        sealer=Seal(key),
+        sheets=Sheets(),
+        probe=probe,
+        connect=_connect,
+        recovery=recovery,
+        write_template=write_template,
+        open_table=_open_table,
+        open_lines=JsonLinesWriter,
+        schema_check=check_schema,
+    )
+
+
+def _key_source(settings: Settings) -> dict[str, str]:
+    given = {KEY_VARIABLE: settings.secret_key, KEY_FILE_VARIABLE: settings.secret_key_file}
+    return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def _connect(base_url: str, api_key: str, mode: Mode, row_timeout: float) -> DifyApp:
+    return DifyClient(base_url, api_key, mode, deadlines=Deadlines(run=row_timeout))
+
+
+def _open_table(path: Path, headers: Sequence[str], sheet_name: str) -> ResultWriter:
+    return open_writer(path, headers, sheet_name=sheet_name)
+
+
+@lru_cache(maxsize=64)
+def _validator(schema: str) -> jsonschema.Draft7Validator | None:
+    try:
+        parsed = json.loads(schema)
+        jsonschema.Draft7Validator.check_schema(parsed)
+    except (ValueError, jsonschema.SchemaError):
+        return None  # the app's author wrote no schema: Dify itself will judge
+    return jsonschema.Draft7Validator(parsed)
+
+
+def check_schema(schema: str, value: Any) -> str | None:
+    """What of a value does not fit a JSON Schema (draft 7, as Dify uses), in words; None if it fits."""
+    validator = _validator(schema)
+    if validator is None:
+        return None
+    error = next(iter(sorted(validator.iter_errors(value), key=lambda e: len(e.path))), None)
+    if error is None:
+        return None
+    place = "/".join(str(part) for part in error.absolute_path)
+    return f"{place}: {error.message}" if place else str(error.message)

@@ -1,0 +1,58 @@
+"""What was typed, read into what the workbench wants. Raises UsageError that names the option."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rowmill.domain.errors import UsageError
+from rowmill.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rowmill.cli.session import Session
+
+
+def settings_for(session: Session, data_dir: Path | None) -> Settings:
+    """Settings from the environment, with the data folder of the command line."""
+    settings = read_settings(session.environ)
+    return replace(settings, data_dir=data_dir) if data_dir is not None else settings
+
+
+def key_from(session: Session, typed: str | None, settings: Settings, *, needed: bool = True) -> str | None:
+    """The API key; one in the command line is warned of, since the process list and the shell's history show it."""
+    if typed:
+        session.warn("key_in_command_line")
+        return typed
+    if settings.api_key is None and needed:
+        raise UsageError("key_missing")
+    return settings.api_key
+
+
+def pairs(option: str, typed: list[str] | None) -> dict[str, str]:
+    """`FIELD=VALUE` … -> a dict. The value may hold further `=`."""
+    found: dict[str, str] = {}
+    for text in typed or []:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError("pair_wrong", option=option, found=text)
+        if name.strip() in found:
+            raise UsageError("pair_twice", option=option, field=name.strip())
+        found[name.strip()] = value
+    return found
+
+
+def row_range(typed: str | None) -> tuple[int, int | None] | None:
+    """`3`, `1-20`, `100-` -> first and last data row, 1 being the first under the header."""
+    if typed is None:
+        return None
+    match = re.fullmatch(r"\s*(\d{1,9})\s*(?:(-)\s*(\d{1,9})?)?\s*", typed)
+    if match is None:
+        raise UsageError("rows_wrong", found=typed)
+    first = int(match.group(1))
+    last = int(match.group(3)) if match.group(3) else (None if match.group(2) else first)
+    if first < 1 or (last is not None and last < first):
+        raise UsageError("rows_wrong", found=typed)
+    return first, last

@@ -1,0 +1,314 @@
+"""`rowmill run` and `rowmill retry`: the main job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rowmill.bootstrap import open_runner
+from rowmill.cli import options
+from rowmill.cli.findings import ProblemFile, problem_file, report_json, show_report
+from rowmill.cli.given import key_from, pairs, row_range, settings_for
+from rowmill.cli.session import BAD_USE, INTERRUPTED, OK, SOME_FAILED, Session
+from rowmill.cli.summary import show_mapping, show_summary, summary_json
+from rowmill.cli.watch import Watched, run_loop, watch
+from rowmill.domain.batch import UNFINISHED, BatchState, RowState, Settings
+from rowmill.domain.causes import Cause
+from rowmill.domain.errors import UsageError
+from rowmill.workbench import Draft, Order, Workbench
+from rowmill.workbench.apps import tidy_url
+from rowmill.workbench.results import check_target
+
+if TYPE_CHECKING:
+    from rowmill.engine.batches import Engine
+    from rowmill.ports.dify import AppInfo
+    from rowmill.ports.store import AppRecord, BatchRecord, BatchSummary
+    from rowmill.settings import Settings as AppSettings
+
+Maps = Annotated[list[str] | None, typer.Option("--map", metavar="FIELD=COLUMN", help="help.map")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="help.set")]
+Rows = Annotated[str | None, typer.Option("--rows", metavar="1-20", help="help.rows")]
+Sample = Annotated[int | None, typer.Option("--sample", metavar="N", min=1, help="help.sample")]
+Resume = Annotated[str | None, typer.Option("--resume", metavar="BATCH", help="help.resume")]
+New = Annotated[bool, typer.Option("--new", help="help.new")]
+Sheet = Annotated[Path | None, typer.Argument(metavar="SHEET", help="help.sheet")]
+CauseName = Annotated[str | None, typer.Option("--cause", metavar="CAUSE", help="help.cause")]
+
+# Why a batch pauses before anything was run: it was set up wrongly, so the exit says "bad configuration".
+_SETUP_CAUSES = {
+    Cause.BAD_KEY, Cause.FORBIDDEN, Cause.WRONG_MODE, Cause.UNPUBLISHED, Cause.VERSION_GONE, Cause.NOT_DIFY,
+    Cause.REDIRECTED, Cause.MODEL_SETUP, Cause.NOT_FOUND,
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Job:
+    """One call of `run` or `retry`, with what every step of it needs."""
+
+    session: Session
+    settings: AppSettings
+    workbench: Workbench
+    engine: Engine
+    key: str | None
+    output: Path
+    yes: bool
+    sample: int | None = None
+
+
+def run(
+    context: typer.Context,
+    sheet: Sheet = None,
+    base_url: options.OptionalUrl = None,
+    api_key: options.ApiKey = None,
+    output: options.Output = None,
+    sheet_name: options.SheetName = None,
+    maps: Maps = None,
+    sets: Sets = None,
+    concurrency: options.Concurrency = None,
+    retries: options.Retries = None,
+    rows: Rows = None,
+    sample: Sample = None,
+    data_dir: options.DataDir = None,
+    resume: Resume = None,
+    new: New = False,
+    yes: options.Yes = False,
+    as_json: options.AsJson = False,
+) -> None:
+    session: Session = context.obj
+    session.json = as_json
+    settings = settings_for(session, data_dir)
+    settings = replace(
+        settings,
+        concurrency=settings.concurrency if concurrency is None else concurrency,
+        retries=settings.retries if retries is None else retries,
+    )
+    target = output or _default_output(sheet)
+    check_target(target, sheet)
+    if resume is None and (sheet is None or base_url is None):
+        raise UsageError("sheet_argument_missing" if sheet is None else "url_missing")
+    key = key_from(session, api_key, settings, needed=resume is None)
+    with open_runner(settings) as (workbench, engine):
+        job = Job(session, settings, workbench, engine, key, target, yes, sample)
+        if resume is not None:
+            code = _resume(job, resume, sheet, base_url, concurrency)
+        else:
+            assert sheet is not None
+            assert base_url is not None
+            order = Order(
+                sheet,
+                sheet_name,
+                pairs("--map", maps),
+                pairs("--set", sets),
+                row_range(rows),
+                _batch_settings(settings),
+            )
+            code = _start(job, order, base_url, new=new)
+    raise typer.Exit(code)
+
+
+def retry(
+    context: typer.Context,
+    batch_id: options.BatchId,
+    cause: CauseName = None,
+    api_key: options.ApiKey = None,
+    output: options.Output = None,
+    concurrency: options.Concurrency = None,
+    data_dir: options.DataDir = None,
+    yes: options.Yes = False,
+    as_json: options.AsJson = False,
+) -> None:
+    session: Session = context.obj
+    session.json = as_json
+    settings = settings_for(session, data_dir)
+    key = key_from(session, api_key, settings, needed=False)
+    if output is not None:
+        check_target(output)
+    with open_runner(settings) as (workbench, engine):
+        batch = workbench.batches.find(batch_id)
+        target = output or _default_output(Path(batch.sheet_path))
+        check_target(target, Path(batch.sheet_path))
+        job = Job(session, settings, workbench, engine, key, target, yes)
+        batch = _ready(job, batch, concurrency)
+        count = _put_back(job, batch, cause)
+        if count == 0:
+            session.tell("retry_none", batch=batch.id)
+        code = _run_and_report(job, workbench.batches.find(batch.id), concurrency)
+    raise typer.Exit(code)
+
+
+def _put_back(job: Job, batch: BatchRecord, cause: str | None) -> int:
+    known = {name for name, _, _ in job.workbench.batches.causes(batch.id)}
+    if cause is not None and cause not in known:
+        raise UsageError("cause_unknown", cause=cause, known=", ".join(sorted(known)) or "–")
+    count = job.workbench.batches.retry(batch, cause)
+    job.session.tell("retry_rows", count=count, batch=batch.id)
+    return count
+
+
+def _default_output(sheet: Path | None) -> Path:
+    return Path(f"{sheet.stem}-results.xlsx") if sheet is not None else Path("results.xlsx")
+
+
+def _batch_settings(settings: AppSettings) -> Settings:
+    return Settings(
+        concurrency=settings.concurrency,
+        retries=settings.retries,
+        row_timeout=settings.row_timeout,
+        lost_window=settings.lost_window,
+    )
+
+
+# ── a new batch ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _start(job: Job, order: Order, base_url: str, *, new: bool) -> int:
+    session, workbench = job.session, job.workbench
+    head = workbench.read_head(order.path, order.sheet_name)
+    assert job.key is not None
+    app, info = run_loop(workbench.apps.register(base_url, job.key))
+    _show_app(session, app, info)
+    left = [] if new else workbench.batches.unfinished(app.id, workbench.digest(order.path), head.sheet_name)
+    if left:
+        return _offer_resume(job, left[0])
+    draft_or_code = _check(job, order, app, info)
+    if isinstance(draft_or_code, int):
+        return draft_or_code
+    draft = draft_or_code
+    if session.interactive and not job.yes and not _confirm(session, draft):
+        workbench.discard(draft)
+        session.tell("nothing_sent")
+        return OK
+    return _run_and_report(job, workbench.accept(draft), None)
+
+
+def _show_app(session: Session, app: AppRecord, info: AppInfo) -> None:
+    session.tell("app_found", app=app.name, mode=app.mode.value, version=info.version or "?", url=app.base_url)
+    if not info.recovery.is_full:
+        session.tell(guarantee_code(info))
+    if info.recovery.silent_refusals:
+        session.tell("guarantee.silent")
+
+
+def guarantee_code(info: AppInfo) -> str:
+    """Which promise this server and app let us make."""
+    recovery = info.recovery
+    if recovery.is_full:
+        return "guarantee.full"
+    if recovery.by_user:
+        return "guarantee.late"
+    return "guarantee.by_id" if recovery.by_run_id else "guarantee.none"
+
+
+def _offer_resume(job: Job, left: BatchSummary) -> int:
+    session = job.session
+    counts = left.counts
+    if session.interactive and not job.yes:
+        session.tell("unfinished", batch=left.id, done=counts.done, total=counts.total)
+        if typer.confirm(session.say("ask_resume")):
+            return _resume(job, left.id, None, None, None)
+    raise UsageError("unfinished_batch", batch=left.id, done=counts.done, total=counts.total)
+
+
+def _check(job: Job, order: Order, app: AppRecord, info: AppInfo) -> Draft | int:
+    """Read and check everything; the draft, or the exit code if it cannot be run."""
+    session = job.session
+    path = job.output.with_name(f"{job.output.stem}-problems.csv")
+    with problem_file(session, path) as problems:
+        draft = _draft(job, order, app, info, problems)
+    if not session.json:
+        show_mapping(session, draft)
+        show_report(session, draft.report, problems)
+    if draft.report.errors:
+        error = UsageError("checks_failed", errors=draft.report.errors, rows=draft.report.bad_rows)
+        session.fail(error, **(report_json(session, draft.report, problems) if session.json else {}))
+        return BAD_USE
+    return draft
+
+
+def _draft(job: Job, order: Order, app: AppRecord, info: AppInfo, problems: ProblemFile) -> Draft:
+    session = job.session
+    if session.json or not session.side.is_terminal:
+        return job.workbench.draft(order, app, info.form, problems.add, lambda _: None)
+    with session.side.status(session.say("reading", rows=0)) as status:
+        return job.workbench.draft(
+            order, app, info.form, problems.add, lambda n: status.update(session.say("reading", rows=f"{n:,}"))
+        )
+
+
+def _confirm(session: Session, draft: Draft) -> bool:
+    return typer.confirm(session.say("ask_run", rows=draft.report.rows, app=draft.batch.app.name), default=True)
+
+
+# ── an old batch ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _resume(job: Job, batch_id: str, sheet: Path | None, base_url: str | None, concurrency: int | None) -> int:
+    batch = job.workbench.batches.find(batch_id)
+    if sheet is not None and sheet.exists() and job.workbench.digest(sheet) != batch.sheet_digest:
+        raise UsageError("resume_other_sheet", batch=batch.id, sheet=batch.sheet_path, given=str(sheet))
+    if base_url is not None and tidy_url(base_url) != batch.app.base_url:
+        raise UsageError("resume_other_url", batch=batch.id, url=batch.app.base_url)
+    if batch.state not in UNFINISHED:
+        job.session.tell("already_done", batch=batch.id, state=job.session.say(f"batch_state.{batch.state.value}"))
+        return _report(job, batch, None)
+    return _run_and_report(job, _ready(job, batch, concurrency), concurrency)
+
+
+def _ready(job: Job, batch: BatchRecord, concurrency: int | None) -> BatchRecord:
+    """The batch, once its app was seen to be there and its key to be good."""
+    del concurrency
+    return run_loop(job.workbench.batches.refresh(batch, job.key))  # type: ignore[no-any-return]
+
+
+# ── both ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _run_and_report(job: Job, batch: BatchRecord, concurrency: int | None) -> int:
+    if concurrency is not None:
+        batch = replace(batch, settings=replace(batch.settings, concurrency=concurrency))
+    if batch.state not in UNFINISHED:
+        return _report(job, batch, None)
+    until = job.workbench.batches.sample_end(batch.id, job.sample) if job.sample else None
+    job.session.tell("batch_started", batch=batch.id)
+    watched = run_loop(watch(job.session, job.workbench, job.engine, batch, api_key=job.key, until=until))
+    if until is not None and _goes_on(job, batch, watched):
+        watched = run_loop(watch(job.session, job.workbench, job.engine, batch, api_key=job.key))
+    return _report(job, batch, watched)
+
+
+def _goes_on(job: Job, batch: BatchRecord, watched: Watched) -> bool:
+    """After a sample: show what the rest would cost, and ask."""
+    left = watched.counts.of(RowState.PENDING)
+    done = watched.counts.done
+    if watched.interrupted or watched.ending.cause is not None or not left or not done:
+        return False
+    tokens = round(watched.counts.tokens / done * left)
+    job.session.tell("sample_done", done=done, left=left, tokens=f"{tokens:,}", batch=batch.id)
+    return job.session.interactive and not job.yes and typer.confirm(job.session.say("ask_rest", rows=left))
+
+
+def _report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
+    session, workbench = job.session, job.workbench
+    batch = workbench.batches.find(batch.id)
+    workbench.export(batch, job.output, session.say)
+    counts = workbench.batches.counts(batch.id)
+    seconds = watched.seconds if watched else 0.0
+    session.answer(summary_json(batch, counts, seconds, job.output))
+    if not session.json:
+        show_summary(session, workbench, batch, job.output, seconds)
+    return _exit_code(batch, watched, counts.of(RowState.SUCCEEDED), counts.total, counts.done, sample=bool(job.sample))
+
+
+def _exit_code(
+    batch: BatchRecord, watched: Watched | None, succeeded: int, total: int, done: int, *, sample: bool
+) -> int:
+    if watched is not None and watched.interrupted and batch.state is not BatchState.COMPLETED:
+        return INTERRUPTED
+    if watched is not None and done == 0 and watched.ending.cause in _SETUP_CAUSES:
+        return BAD_USE
+    if sample and batch.reason == "sample":
+        return OK if succeeded == done else SOME_FAILED
+    return OK if succeeded == total else SOME_FAILED

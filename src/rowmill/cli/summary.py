@@ -1,0 +1,107 @@
+"""What a batch looks like when it stands still: counts, causes with advice, how to go on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rowmill.cli.watch import duration
+from rowmill.domain.batch import UNFINISHED, RowState
+from rowmill.domain.mapping import column_letter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rowmill.cli.session import Session
+    from rowmill.domain.progress import Counts
+    from rowmill.ports.store import BatchRecord
+    from rowmill.workbench import Draft, Workbench
+
+
+def counts_json(counts: Counts) -> dict[str, int]:
+    """Rows by state; `total` leaves out what is skipped."""
+    by_state = {state.value: counts.of(state) for state in RowState}
+    return {"total": counts.total, "done": counts.done, **by_state, "tokens": counts.tokens}
+
+
+def summary_json(batch: BatchRecord, counts: Counts, seconds: float, output: Path | None) -> dict[str, Any]:
+    """`seconds`: how long this call ran the batch."""
+    return {
+        "batch": batch.id,
+        "state": batch.state.value,
+        "reason": batch.reason,
+        "detail": batch.detail,
+        **counts_json(counts),
+        "seconds": round(seconds, 3),
+        "output": str(output) if output else None,
+    }
+
+
+def show_mapping(session: Session, draft: Draft) -> None:
+    """Which column feeds which field and why, what is constant, what is not used."""
+    headers = draft.head.headers
+    fields = {spec.variable: spec for spec in draft.batch.form.fields}
+    for feed in draft.batch.mapping.feeds:
+        title = fields[feed.variable].title
+        reason = session.say(f"reason.{feed.reason.value}")
+        if feed.column is None:
+            session.tell("mapping_constant", field=title, value=feed.constant)
+        else:
+            letter = column_letter(feed.column)
+            session.tell("mapping_line", field=title, column=headers[feed.column], letter=letter, reason=reason)
+    fed = {feed.variable for feed in draft.batch.mapping.feeds}
+    empty = [spec.title for spec in draft.batch.form.fields if spec.variable not in fed]
+    unused = [h for i, h in enumerate(headers) if i not in draft.batch.mapping.columns_used() and h]
+    if empty:
+        session.tell("mapping_empty", fields=", ".join(empty))
+    if unused:
+        session.tell("mapping_unused", columns=", ".join(unused[:20]) + (" …" if len(unused) > 20 else ""))  # noqa: PLR2004
+    session.tell("rows_checked", rows=draft.report.rows, blank=draft.report.blank)
+
+
+def show_summary(
+    session: Session, workbench: Workbench, batch: BatchRecord, output: Path | None, seconds: float | None = None
+) -> None:
+    """For people, at the end of a run and for `show`."""
+    counts = workbench.batches.counts(batch.id)
+    session.show(_state_line(session, batch))
+    for state in RowState:
+        if count := counts.of(state):
+            session.show(session.say("count_line", state=session.say(f"state.{state.value}"), count=f"{count:,}"))
+    session.show(session.say("total_line", total=f"{counts.total:,}", tokens=f"{counts.tokens:,}"))
+    if seconds:
+        session.show(session.say("time_line", time=duration(seconds)))
+    _show_causes(session, workbench, batch)
+    if output is not None:
+        session.show(session.say("results_at", path=str(output)))
+    _show_next(session, batch, counts)
+
+
+def _state_line(session: Session, batch: BatchRecord) -> str:
+    state = session.say(f"batch_state.{batch.state.value}")
+    line = session.say("batch_line", batch=batch.id, state=state)
+    if batch.reason and batch.state in UNFINISHED:
+        cause = f"cause.{batch.reason}"
+        why = session.say(cause) if session.say.knows(cause) else session.say(f"pause_reason.{batch.reason}")
+        line += " " + session.say("batch_reason", reason=why, detail=f" ({batch.detail})" if batch.detail else "")
+    return line
+
+
+def _show_causes(session: Session, workbench: Workbench, batch: BatchRecord) -> None:
+    for cause, state, count in workbench.batches.causes(batch.id):
+        if state is RowState.SUCCEEDED:
+            continue
+        name = session.say(f"cause.{cause}")
+        state_name = session.say(f"state.{state.value}")
+        session.show(session.say("cause_line", count=f"{count:,}", state=state_name, cause=name, code=cause))
+        session.show(session.say("advice_line", advice=session.say(f"advice.{cause}")))
+
+
+def _show_next(session: Session, batch: BatchRecord, counts: Counts) -> None:
+    if batch.state in UNFINISHED:
+        if batch.reason and session.say.knows(f"advice.{batch.reason}"):
+            session.show(session.say("advice_line", advice=session.say(f"advice.{batch.reason}")))
+        session.show(session.say("how_to_resume", batch=batch.id))
+    if counts.of(RowState.FAILED, RowState.STOPPED):
+        session.show(session.say("how_to_retry", batch=batch.id))
+    if counts.of(RowState.UNKNOWN):
+        session.show(session.say("how_to_resend", batch=batch.id))

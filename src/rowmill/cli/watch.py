@@ -1,0 +1,224 @@
+"""Running a batch under the eyes of a person: a live bar, plain messages, and Ctrl-C that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+from rowmill.domain.batch import RowState
+from rowmill.domain.progress import Counts, Speed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from rowmill.cli.session import Session
+    from rowmill.domain.batch import BatchState
+    from rowmill.domain.events import Event
+    from rowmill.engine.batches import Engine
+    from rowmill.engine.runner import Ending
+    from rowmill.ports.store import BatchRecord
+    from rowmill.workbench import Workbench
+
+LOOK_EVERY = 0.25
+# Without a terminal the bar would be thousands of lines.
+SAY_EVERY = 10.0
+TERM_PATIENCE = 8.0
+
+_SHOWN_STATES = (
+    RowState.SUCCEEDED,
+    RowState.PARTIAL,
+    RowState.FAILED,
+    RowState.STOPPED,
+    RowState.UNKNOWN,
+    RowState.WAITING,
+    RowState.RUNNING,
+)
+
+
+@dataclass(slots=True)
+class Watched:
+    """How a watched run ended."""
+
+    state: BatchState
+    ending: Ending
+    counts: Counts
+    seconds: float
+    interrupted: bool
+
+
+@dataclass(slots=True)
+class _Signals:
+    """First Ctrl-C: no new rows, wait for those that run. Second: leave at once. SIGTERM: the first, with a limit."""
+
+    session: Session
+    engine: Engine
+    count: int = 0
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+
+    def __call__(self, number: int) -> None:
+        self.count += 1
+        runner = self.engine.runner
+        if runner is None:
+            return
+        if self.count == 1:
+            self.session.tell("draining")
+            runner.drain()
+            if number == signal.SIGTERM:
+                self.timers.append(asyncio.get_running_loop().call_later(TERM_PATIENCE, runner.abandon))
+        else:
+            runner.abandon()
+
+
+@contextmanager
+def _listening(signals: _Signals) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        with suppress(NotImplementedError):
+            loop.add_signal_handler(number, signals, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+        for timer in signals.timers:
+            timer.cancel()
+
+
+async def watch(
+    session: Session,
+    workbench: Workbench,
+    engine: Engine,
+    batch: BatchRecord,
+    *,
+    api_key: str | None,
+    until: int | None = None,
+) -> Watched:
+    """Run a batch and show how it goes."""
+    signals = _Signals(session, engine)
+    start = asyncio.get_running_loop().time()
+    with _listening(signals):
+        running = workbench.batches.run(engine, batch, _teller(session), api_key=api_key, until=until)
+        state, ending = await _shown(session, workbench, batch, running)
+    return Watched(
+        state,
+        ending,
+        await asyncio.to_thread(workbench.batches.counts, batch.id),
+        asyncio.get_running_loop().time() - start,
+        signals.count > 0,
+    )
+
+
+def _teller(session: Session) -> Callable[[Event], None]:
+    def tell(event: Event) -> None:
+        params: dict[str, Any] = dict(event.params)
+        if "position" in params:
+            params["nth"] = int(params["position"]) + 1
+        if "cause" in params:
+            params["cause"] = session.say(f"cause.{params['cause']}")
+        session.tell(f"event.{event.fact.value}", **params)
+
+    return tell
+
+
+async def _shown(
+    session: Session,
+    workbench: Workbench,
+    batch: BatchRecord,
+    running: Awaitable[tuple[BatchState, Ending]],
+) -> tuple[BatchState, Ending]:
+    view = _bar if session.side.is_terminal and not session.json else _lines
+    viewing = asyncio.create_task(view(session, workbench, batch))
+    try:
+        return await running
+    finally:
+        viewing.cancel()
+        await asyncio.gather(viewing, return_exceptions=True)
+
+
+async def _bar(session: Session, workbench: Workbench, batch: BatchRecord) -> None:
+    columns = (
+        SpinnerColumn(),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[line]}", markup=False),
+    )
+    with Progress(*columns, console=session.side, transient=False, refresh_per_second=8) as progress:
+        task = progress.add_task("", line="", total=None)
+        speed = Speed()
+        try:
+            while True:
+                await _step(session, workbench, batch, speed, progress, task)
+                await asyncio.sleep(LOOK_EVERY)
+        finally:
+            with suppress(Exception):
+                _draw(session, workbench.batches.counts(batch.id), speed, progress, task)
+
+
+async def _step(
+    session: Session, workbench: Workbench, batch: BatchRecord, speed: Speed, progress: Progress, task: TaskID
+) -> None:
+    counts = await asyncio.to_thread(workbench.batches.counts, batch.id)
+    _note(speed, counts, progress.tasks[0].completed if progress.tasks[0].total else None)
+    _draw(session, counts, speed, progress, task)
+
+
+def _note(speed: Speed, counts: Counts, before: float | None) -> None:
+    speed.note(asyncio.get_running_loop().time(), 0 if before is None else max(0, counts.done - int(before)))
+
+
+def _draw(session: Session, counts: Counts, speed: Speed, progress: Progress, task: TaskID) -> None:
+    progress.update(task, total=counts.total, completed=counts.done, line=progress_line(session, counts, speed))
+
+
+def progress_line(session: Session, counts: Counts, speed: Speed) -> str:
+    """`120/300 · 118 succeeded · 2 failed · 3.1 rows/s · ETA 50–70 s · 41,200 tokens`."""
+    now = asyncio.get_running_loop().time()
+    states = [(counts.of(state), session.say(f"state.{state.value}")) for state in _SHOWN_STATES]
+    parts = [f"{counts.done:,}/{counts.total:,}", *(f"{count:,} {name}" for count, name in states if count)]
+    parts.append(session.say("progress.rate", rate=f"{speed.rate(now):.1f}"))
+    eta = speed.eta(now, counts.total - counts.done)
+    if eta is not None and counts.total > counts.done:
+        parts.append(session.say("progress.eta", soonest=duration(eta[0]), latest=duration(eta[1])))
+    if counts.tokens:
+        parts.append(session.say("progress.tokens", tokens=f"{counts.tokens:,}"))
+    return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`45s`, `12m`, `3h20m`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:  # noqa: PLR2004
+        return f"{round(seconds)}s"
+    return f"{minutes}m" if minutes < 90 else f"{minutes // 60}h{minutes % 60:02}m"  # noqa: PLR2004
+
+
+async def _lines(session: Session, workbench: Workbench, batch: BatchRecord) -> None:
+    """For logs and pipes: one line now and then. Programs get none."""
+    if session.json:
+        return
+    speed, before = Speed(), None
+    while True:
+        counts = await asyncio.to_thread(workbench.batches.counts, batch.id)
+        _note(speed, counts, before)
+        before = counts.done
+        session.side.print(progress_line(session, counts, speed), markup=False)
+        await asyncio.sleep(SAY_EVERY)
+
+
+def run_loop(main: Awaitable[Any]) -> Any:
+    """asyncio.run, on uvloop where there is one."""
+
+    async def wrapped() -> Any:
+        return await main
+
+    try:
+        import uvloop  # noqa: PLC0415 -- not there on Windows
+    except ImportError:
+        return asyncio.run(wrapped())
+    return uvloop.run(wrapped())

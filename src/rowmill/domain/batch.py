@@ -1,0 +1,215 @@
+"""Batch, row and attempt: their states and the one table of legal moves for each.
+
+The store applies a move only where the state in the database allows it (`WHERE state IN …`), so a late write
+to something that has ended changes nothing: ended attempts are absorbing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from rowmill.domain.errors import IllegalMoveError
+
+
+class RowState(StrEnum):
+    PENDING = "pending"
+    RUNNING = "running"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    UNKNOWN = "unknown"
+    SKIPPED = "skipped"
+
+    @property
+    def is_done(self) -> bool:
+        return self not in (RowState.PENDING, RowState.RUNNING, RowState.WAITING)
+
+
+class RowMove(StrEnum):
+    """What can happen to a row."""
+
+    SKIP = "skip"
+    START = "start"
+    PUT_BACK = "put_back"
+    WAIT = "wait"
+    SUCCEED = "succeed"
+    SUCCEED_IN_PART = "succeed_in_part"
+    FAIL = "fail"
+    STOP = "stop"
+    LOSE = "lose"
+    RETRY = "retry"
+
+
+_OPEN = frozenset({RowState.RUNNING, RowState.UNKNOWN})
+
+ROW_MOVES: dict[RowMove, tuple[frozenset[RowState], RowState]] = {
+    RowMove.SKIP: (frozenset({RowState.PENDING}), RowState.SKIPPED),
+    RowMove.START: (frozenset({RowState.PENDING, RowState.WAITING}), RowState.RUNNING),
+    RowMove.PUT_BACK: (_OPEN, RowState.PENDING),
+    RowMove.WAIT: (_OPEN, RowState.WAITING),
+    RowMove.SUCCEED: (_OPEN, RowState.SUCCEEDED),
+    RowMove.SUCCEED_IN_PART: (_OPEN, RowState.PARTIAL),
+    RowMove.FAIL: (_OPEN, RowState.FAILED),
+    RowMove.STOP: (_OPEN, RowState.STOPPED),
+    RowMove.LOSE: (frozenset({RowState.RUNNING}), RowState.UNKNOWN),
+    RowMove.RETRY: (frozenset({RowState.FAILED, RowState.STOPPED, RowState.UNKNOWN}), RowState.PENDING),
+}
+
+
+class AttemptState(StrEnum):
+    """`intent`: committed, bytes may have left. `attached`: its run id is known. `unknown`: its reply was lost and is
+    being looked for. `done`, `refused` (no run was started) and `indeterminate` (looked for in vain) are ends;
+    only an indeterminate attempt can still be found out to be done."""
+
+    INTENT = "intent"
+    ATTACHED = "attached"
+    UNKNOWN = "unknown"
+    DONE = "done"
+    REFUSED = "refused"
+    INDETERMINATE = "indeterminate"
+
+
+class AttemptMove(StrEnum):
+    ATTACH = "attach"
+    LOSE = "lose"
+    FINISH = "finish"
+    REFUSE = "refuse"
+    GIVE_UP = "give_up"
+
+
+ATTEMPT_MOVES: dict[AttemptMove, tuple[frozenset[AttemptState], AttemptState]] = {
+    AttemptMove.ATTACH: (
+        frozenset({AttemptState.INTENT, AttemptState.UNKNOWN, AttemptState.INDETERMINATE}),
+        AttemptState.ATTACHED,
+    ),
+    AttemptMove.LOSE: (frozenset({AttemptState.INTENT}), AttemptState.UNKNOWN),
+    AttemptMove.FINISH: (
+        frozenset({AttemptState.INTENT, AttemptState.ATTACHED, AttemptState.UNKNOWN, AttemptState.INDETERMINATE}),
+        AttemptState.DONE,
+    ),
+    AttemptMove.REFUSE: (frozenset({AttemptState.INTENT, AttemptState.UNKNOWN}), AttemptState.REFUSED),
+    AttemptMove.GIVE_UP: (
+        frozenset({AttemptState.INTENT, AttemptState.ATTACHED, AttemptState.UNKNOWN}),
+        AttemptState.INDETERMINATE,
+    ),
+}
+
+# An attempt that may still turn out to be, or to become, a run on Dify: its slot user must not serve another row.
+OPEN_ATTEMPTS = frozenset(
+    {AttemptState.INTENT, AttemptState.ATTACHED, AttemptState.UNKNOWN, AttemptState.INDETERMINATE}
+)
+
+
+class BatchState(StrEnum):
+    DRAFT = "draft"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    COMPLETED = "completed"
+
+
+class BatchMove(StrEnum):
+    CHECKED = "checked"
+    START = "start"
+    PAUSE = "pause"
+    DRAINED = "drained"
+    STOP = "stop"
+    COMPLETE = "complete"
+    RETRY = "retry"
+
+
+BATCH_MOVES: dict[BatchMove, dict[BatchState, BatchState]] = {
+    BatchMove.CHECKED: {BatchState.DRAFT: BatchState.QUEUED},
+    BatchMove.START: {
+        BatchState.QUEUED: BatchState.RUNNING,
+        BatchState.PAUSED: BatchState.RUNNING,
+        # A killed process leaves these behind; the next one goes on from them.
+        BatchState.RUNNING: BatchState.RUNNING,
+        BatchState.PAUSING: BatchState.RUNNING,
+    },
+    BatchMove.PAUSE: {
+        BatchState.QUEUED: BatchState.PAUSED,
+        BatchState.RUNNING: BatchState.PAUSING,
+        BatchState.PAUSING: BatchState.PAUSING,
+        BatchState.PAUSED: BatchState.PAUSED,
+    },
+    BatchMove.DRAINED: {BatchState.PAUSING: BatchState.PAUSED, BatchState.STOPPING: BatchState.STOPPED},
+    BatchMove.STOP: {
+        BatchState.QUEUED: BatchState.STOPPED,
+        BatchState.PAUSED: BatchState.STOPPED,
+        BatchState.RUNNING: BatchState.STOPPING,
+        BatchState.PAUSING: BatchState.STOPPING,
+        BatchState.STOPPING: BatchState.STOPPING,
+    },
+    BatchMove.COMPLETE: {BatchState.RUNNING: BatchState.COMPLETED, BatchState.PAUSING: BatchState.COMPLETED},
+    BatchMove.RETRY: {
+        BatchState.COMPLETED: BatchState.QUEUED,
+        BatchState.PAUSED: BatchState.QUEUED,
+        BatchState.STOPPED: BatchState.QUEUED,
+        BatchState.QUEUED: BatchState.QUEUED,
+    },
+}
+
+UNFINISHED = frozenset(
+    {BatchState.QUEUED, BatchState.RUNNING, BatchState.PAUSING, BatchState.PAUSED, BatchState.STOPPING}
+)
+
+
+def next_batch_state(state: BatchState, move: BatchMove) -> BatchState:
+    """Where a move leads; raises IllegalMoveError where the table has no such move."""
+    try:
+        return BATCH_MOVES[move][state]
+    except KeyError:
+        raise IllegalMoveError("illegal_move", thing="batch", state=state.value, move=move.value) from None
+
+
+class RunStatus(StrEnum):
+    """How Dify says that a run ended."""
+
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial-succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of one run. `outputs` is Dify's own JSON text, untouched; `price` a decimal text in `currency`."""
+
+    status: RunStatus
+    outputs: str = "{}"
+    error: str | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    run_id: str | None = None
+    task_id: str | None = None
+    workflow_id: str | None = None
+    conversation_id: str | None = None
+    message_id: str | None = None
+    price: str | None = None
+    currency: str | None = None
+    damaged: bool = False
+    """the stream held bytes that are no UTF-8; they stand as U+FFFD in `outputs`"""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a batch is to be run. Seconds where a time is meant."""
+
+    concurrency: int = 4
+    retries: int = 1
+    row_timeout: float = 1800.0
+    lost_window: float = 300.0
+    pinned_workflow: str | None = None
+
+    @classmethod
+    def from_json(cls, known: dict[str, Any]) -> Settings:
+        return cls(**known)

@@ -1,0 +1,37 @@
+"""Facts that happened while a batch ran, for whoever watches: a terminal, a log, a browser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rowmill.domain.errors import Param
+
+
+class Fact(StrEnum):
+    """Each is the text `event.<name>`."""
+
+    RECOVERING = "recovering"
+    """attempts of a former process are being looked into: `attempts`"""
+    GATE = "gate"
+    """nothing starts for `seconds`, because of `cause`"""
+    SERVER_BACK = "server_back"
+    LOST = "lost"
+    """the reply to row `row` was lost: it is being looked for"""
+    FOUND = "found"
+    """what became of row `row` is known now"""
+    GAVE_UP = "gave_up"
+    """row `row`: looked for in vain"""
+    PAUSING = "pausing"
+    """no new rows, because of `cause`; `detail` is what the server said"""
+    STORE_TROUBLE = "store_trouble"
+    """results are kept in memory until the database takes them: `code`"""
+    STORE_WELL = "store_well"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    fact: Fact
+    params: dict[str, Param] = field(default_factory=dict)

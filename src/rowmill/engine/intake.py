@@ -1,0 +1,98 @@
+"""The rows that may start next: fed from the store in pages, never a task or an object per row of the batch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rowmill.ports.clock import Clock
+    from rowmill.ports.store import RowJob, Store
+
+PAGE = 200
+
+
+class Intake:
+    """`next` gives rows until none is left and none can come back. One reader of the store at a time."""
+
+    def __init__(self, store: Store, batch_id: str, clock: Clock, until: int | None = None) -> None:
+        self._store = store
+        self._batch_id = batch_id
+        self._clock = clock
+        self._until = until
+        self._ready: deque[RowJob] = deque()
+        self._after = -1
+        self._drained = False
+        self._due: float | None = 0.0
+        self._busy = 0
+        self._changed = asyncio.Event()
+        self._reading = asyncio.Lock()
+        self.quit = asyncio.Event()
+
+    def give_back(self, job: RowJob) -> None:
+        """A row that was taken and certainly did not run."""
+        self._ready.appendleft(job)
+        self._changed.set()
+
+    def wait_until(self, due_at: float) -> None:
+        """A row waits for a moment (Unix seconds)."""
+        self._due = due_at if self._due is None else min(self._due, due_at)
+        self._changed.set()
+
+    def taken(self) -> None:
+        """A row is being worked on, and may come back."""
+        self._busy += 1
+
+    def settled(self) -> None:
+        """… it is not any more."""
+        self._busy -= 1
+        self._changed.set()
+
+    def stop(self) -> None:
+        """No more rows."""
+        self.quit.set()
+        self._changed.set()
+
+    async def next(self) -> RowJob | None:
+        """The next row, counted as taken; None when it is time to quit or nothing is left."""
+        while not self.quit.is_set():
+            if not self._ready:
+                await self._fill()
+            if self._ready:
+                self.taken()
+                return self._ready.popleft()
+            if self._busy == 0 and self._due is None and self._drained:
+                self._changed.set()  # the others wait for the same news
+                return None
+            await self._wait_for_news()
+        return None
+
+    async def _fill(self) -> None:
+        async with self._reading:
+            due = self._due is not None and self._due <= self._clock.wall()
+            if self._ready or (self._drained and not due):
+                return
+            jobs, self._due = await asyncio.to_thread(self._read)
+            self._ready.extend(jobs)
+            fresh = [job.position for job in jobs if job.position > self._after]
+            self._after = max(fresh, default=self._after)
+            self._drained = len(jobs) < PAGE
+
+    def _read(self) -> tuple[list[RowJob], float | None]:
+        now = self._clock.wall()
+        jobs = self._store.startable(self._batch_id, now, self._after, PAGE, self._until)
+        due = self._store.next_due(self._batch_id)
+        # What is due now is among the jobs already.
+        return jobs, due if due is None or due > now else now + 1.0
+
+    async def _wait_for_news(self) -> None:
+        self._changed.clear()
+        timeout = None if self._due is None else max(0.0, self._due - self._clock.wall())
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(timeout, self._changed.set) if timeout is not None else None
+        try:
+            await self._changed.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()

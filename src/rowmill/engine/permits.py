@@ -1,0 +1,133 @@
+"""Turns the pace's answers into waiting: who may write an intent, and who may send."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from typing import TYPE_CHECKING
+
+from rowmill.domain.events import Event, Fact
+from rowmill.domain.pace import FixedPace, Signal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rowmill.domain.causes import Cause
+    from rowmill.ports.clock import Clock
+
+# A gate shorter than this is not worth a message.
+WORTH_TELLING = 2.0
+
+
+class Permits:
+    """In flight at Dify: never more than the pace allows. Beside them a few intents that are being committed, just as
+    many as it takes to hide the commit behind the runs (docs/design/pay-once.md)."""
+
+    def __init__(self, pace: FixedPace, clock: Clock, tell: Callable[[Event], None]) -> None:
+        self.pace = pace
+        self._clock = clock
+        self._tell = tell
+        self._senders: deque[asyncio.Future[None]] = deque()
+        self._reservers: deque[asyncio.Future[None]] = deque()
+        self._intending = 0
+        self.in_flight = 0
+        self.run_time = 1.0
+        """seconds that a run took lately"""
+        self._down = False
+        self.proven = asyncio.Event()
+
+    def ahead(self, latency: float) -> int:
+        """How many intents beyond the pace keep the lanes full while commits take `latency` seconds."""
+        if not self.pace.proven:
+            return 0
+        return min(self.pace.limit, math.floor(0.5 + self.pace.limit * 2.5 * latency / max(self.run_time, 0.001)))
+
+    async def reserve(self, latency: float, quit_: asyncio.Event) -> bool:
+        """Wait until an intent may be committed; False when it is time to quit. Ends with `send` or `cancel`."""
+        while not quit_.is_set():
+            room = self.pace.room(self._clock.monotonic(), self.in_flight)
+            closed = self._clock.monotonic() < self.pace.gate
+            if not closed and room + self.ahead(latency) > self._intending:
+                self._intending += 1
+                return True
+            await self._wait(self._reservers, None)
+        return False
+
+    async def send(self, patience: float) -> bool:
+        """Turn a reservation into a place in flight; False (and no reservation any more) if none came in time."""
+        deadline = self._clock.monotonic() + patience
+        try:
+            while self.pace.room(self._clock.monotonic(), self.in_flight) < 1:
+                if self._clock.monotonic() >= deadline:
+                    return False
+                await self._wait(self._senders, deadline)
+            self.in_flight += 1
+            return True
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Give a reservation up."""
+        self._intending -= 1
+        _wake_one(self._reservers)
+
+    def release(self, seconds: float | None) -> None:
+        """A run has ended, or is no longer listened to; `seconds` if it ran to its end."""
+        self.in_flight -= 1
+        if seconds is not None:
+            self.run_time += 0.1 * (seconds - self.run_time)
+        # One place, one to take it: waking everybody for each run would cost more than the run.
+        _wake_one(self._senders or self._reservers)
+
+    def accepted(self) -> None:
+        """Dify started a run."""
+        if self._down:
+            self._down = False
+            self._tell(Event(Fact.SERVER_BACK))
+        newly = not self.pace.proven
+        self.pace.note(Signal.OK, self._clock.monotonic())
+        if newly:
+            self.proven.set()
+            self.wake()
+
+    def trouble(self, signal: Signal, cause: Cause, retry_after: float | None = None) -> None:
+        """Dify did not take a run."""
+        now, before = self._clock.monotonic(), self.pace.gate
+        self.pace.note(signal, now, retry_after=retry_after, jitter=self._clock.chance())
+        self._down = self._down or signal is Signal.DOWN
+        if self.pace.gate > max(before, now + WORTH_TELLING):
+            self._tell(Event(Fact.GATE, {"seconds": round(self.pace.gate - now, 1), "cause": cause.value}))
+        self.wake()
+
+    def wake(self) -> None:
+        """Something changed for everybody: the gate, the limit, the wish to go on."""
+        for waiters in (self._senders, self._reservers):
+            while waiters:
+                _wake_one(waiters)
+
+    async def _wait(self, waiters: deque[asyncio.Future[None]], deadline: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        waiters.append(waiter)
+        now = self._clock.monotonic()
+        moments = [m - now for m in (deadline, self.pace.gate) if m is not None and m > now]
+        timer = loop.call_later(min(moments), _set, waiter) if moments else None
+        try:
+            await waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+def _wake_one(waiters: deque[asyncio.Future[None]]) -> None:
+    while waiters:
+        waiter = waiters.popleft()
+        if not waiter.done():
+            waiter.set_result(None)
+            return
+
+
+def _set(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

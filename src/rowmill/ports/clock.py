@@ -1,0 +1,28 @@
+"""Time, as the engine needs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class Clock(Protocol):
+    def monotonic(self) -> float:
+        """Seconds that never jump: for gates, delays and deadlines."""
+        ...
+
+    def wall(self) -> float:
+        """Unix seconds, for display and for comparing with Dify's logs; may jump."""
+        ...
+
+    def chance(self) -> float:
+        """A random number in [0, 1), for jitter."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    async def sleep_or(self, seconds: float, sign: asyncio.Event) -> None:
+        """Sleep, but not beyond the moment at which the sign is set."""
+        ...

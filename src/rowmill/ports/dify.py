@@ -1,0 +1,141 @@
+"""What the engine needs of one Dify app."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from rowmill.domain.batch import Outcome
+    from rowmill.domain.form import Form, Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What a server's version lets us find out about a run whose reply was lost (docs/design/pay-once.md)."""
+
+    by_run_id: bool
+    """a run with a known id can be asked for, and its row is written without a listening client"""
+    by_user: bool
+    """the log look-up finds a run by its slot user, sooner or later"""
+    from_start: bool
+    """… and already from the moment the run starts"""
+    silent_refusals: bool = False
+    """in streaming mode, inputs that Dify refuses get silence instead of an error"""
+
+    @property
+    def is_full(self) -> bool:
+        return self.by_run_id and self.by_user and self.from_start
+
+
+@dataclass(frozen=True, slots=True)
+class AppInfo:
+    """What a probe of an app found."""
+
+    name: str
+    mode: Mode
+    version: str | None
+    form: Form
+    recovery: Recovery
+    description: str = ""
+    system_limits: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """One run to be started. `query` only for chat modes; `workflow_id` pins a published version."""
+
+    inputs: dict[str, Any]
+    user: str
+    query: str | None = None
+    conversation_id: str | None = None
+    workflow_id: str | None = None
+    streaming: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Dify took the request. `ahead` = the server's clock minus ours, in seconds, where it sent a Date."""
+
+    ahead: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """The first event that carried ids. Chat apps without a workflow have a message id and no run id."""
+
+    run_id: str | None
+    task_id: str | None
+    workflow_id: str | None = None
+    message_id: str | None = None
+    conversation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The run's end."""
+
+    outcome: Outcome
+
+
+RunEvent = Opened | Attached | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class RunDetail:
+    """A run as Dify's database knows it. `outcome` is None while it is running."""
+
+    run_id: str
+    status: str
+    outcome: Outcome | None
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRun:
+    """One line of Dify's log: `created_at` in Unix seconds of the server's clock."""
+
+    run_id: str
+    status: str
+    created_at: float
+    user: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """A file on Dify's side: usable by the same user only."""
+
+    file_id: str
+    name: str
+    size: int
+
+
+class DifyApp(Protocol):
+    """One app. Every call is one HTTP exchange: nothing is retried in here.
+
+    Every failure is a DifyFailureError whose failure kind says what can be known about the run.
+    """
+
+    def run(self, request: RunRequest, on_send: Callable[[], None] | None = None) -> AsyncGenerator[RunEvent]:
+        """Start a run. `on_send` is called when the connection stands, right before the first byte.
+
+        Yields Opened, then Attached, then Finished as its last; ends at the terminal event without waiting for the end
+        of the stream. Leaving the iteration early closes the connection; the run goes on at Dify.
+        Raises NOT_SENT, REFUSED, ERRORED or AMBIGUOUS before, and CUT after Attached."""
+        ...
+
+    async def run_detail(self, run_id: str) -> RunDetail | None:
+        """The run, or None where Dify does not (yet) know it."""
+        ...
+
+    async def runs_of(self, user: str, after: float) -> list[LoggedRun]:
+        """Logged runs that this end user started after a moment of the server's clock, newest first, at most 100."""
+        ...
+
+    async def stop(self, task_id: str, user: str) -> None:
+        """Ask Dify to stop a run. An answer does not mean that it stops."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,317 @@
+"""What must be remembered, and how safely.
+
+Promises of every store:
+- `write` applies all its records in one transaction. When it returns, they survive a crash and a power cut.
+- A record whose move the tables of rowmill.domain.batch do not allow any more changes nothing; the answer for it is
+  False. It is never an error: it came too late.
+- A record moves the attempt and its row, or neither. A record for an attempt whose row has gone on to a newer one moves
+  the attempt alone (True): its slot is free again, the row is not touched.
+- `write` with a fence that is no longer the newest raises FencedError and changes nothing.
+- Counts are derived from the rows on every call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from rowmill.domain.batch import AttemptState, BatchMove, BatchState, Outcome, RowMove, RowState, Settings
+    from rowmill.domain.cell import Cell
+    from rowmill.domain.form import Form, Mode
+    from rowmill.domain.mapping import Mapping
+    from rowmill.domain.progress import Counts
+
+
+@dataclass(frozen=True, slots=True)
+class AppRecord:
+    """A registered app. `sealed_key` is the API key as rowmill.store.seal left it, never in clear."""
+
+    id: str
+    base_url: str
+    name: str
+    mode: Mode
+    version: str | None
+    sealed_key: bytes
+    key_hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """A batch with everything it needs to go on, pinned at its start."""
+
+    id: str
+    app: AppRecord
+    form: Form
+    mapping: Mapping
+    settings: Settings
+    state: BatchState
+    sheet_path: str
+    sheet_name: str
+    sheet_digest: str
+    headers: tuple[str, ...]
+    created_at: float
+    reason: str | None = None
+    detail: str | None = None
+    """a short text from the server that goes with the reason"""
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewRow:
+    """A checked row on its way into a batch. `number` is the row's number in the sheet."""
+
+    position: int
+    number: int
+    cells: tuple[Cell, ...]
+    inputs: dict[str, Any]
+    blank: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RowJob:
+    """A row that may start. `tries` numbers its attempts so far; `refused` of them certainly cost nothing."""
+
+    position: int
+    inputs: dict[str, Any]
+    tries: int = 0
+    refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptKey:
+    batch_id: str
+    position: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAttempt:
+    """An attempt that had not ended when its process did. `sent_at`: our Unix seconds when it was about to be sent;
+    `ahead`: the server's clock minus ours."""
+
+    key: AttemptKey
+    state: AttemptState
+    user: str
+    slot: int
+    sent_at: float
+    job: RowJob
+    run_id: str | None = None
+    task_id: str | None = None
+    ahead: float = 0.0
+    cause: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intend:
+    """The row starts: committed before a byte leaves. Eligible: pending, waiting."""
+
+    key: AttemptKey
+    slot: int
+    user: str
+    sent_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """The run's ids are known."""
+
+    key: AttemptKey
+    run_id: str | None
+    task_id: str | None
+    workflow_id: str | None = None
+    ahead: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lose:
+    """The reply was lost: the attempt is looked for from now on. The row stays running."""
+
+    key: AttemptKey
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The attempt ended with a run (or with an error of the row's own); the row moves as said."""
+
+    key: AttemptKey
+    move: RowMove
+    outcome: Outcome
+    cause: str | None = None
+    seconds: float | None = None
+    due_at: float | None = None
+    ended_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Certainly no run was started: the attempt is void and the row back where it was, or waiting until `due_at`."""
+
+    key: AttemptKey
+    cause: str
+    error: str | None = None
+    move: RowMove | None = None
+    due_at: float | None = None
+    counts: bool = False
+    """an error of the server: it counts as a try of the row although nothing was started"""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Looked for in vain: what became of the attempt is not known; a person decides."""
+
+    key: AttemptKey
+    cause: str
+    error: str | None = None
+
+
+Record = Intend | Attach | Lose | Finish | Refuse | GiveUp
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """A row as the results show it. `outputs` is Dify's JSON text."""
+
+    position: int
+    number: int
+    cells: tuple[Cell, ...]
+    inputs: dict[str, Any]
+    state: RowState
+    outputs: str | None = None
+    error: str | None = None
+    cause: str | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    attempts: int = 0
+    run_id: str | None = None
+    price: str | None = None
+    currency: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSummary:
+    """One line of the list of batches."""
+
+    id: str
+    state: BatchState
+    app_name: str
+    base_url: str
+    sheet_path: str
+    created_at: float
+    reason: str | None
+    counts: Counts = field(repr=False)
+
+
+class SentMarks(Protocol):
+    """Which slots have begun to send which attempt: survives a kill of the process, not of the machine.
+
+    It tells intents that never left from those that may have. Costs a microsecond, not a disk write.
+    """
+
+    def mark(self, slot: int, key: AttemptKey) -> None: ...
+
+    def was_sent(self, slot: int, key: AttemptKey) -> bool | None:
+        """None where the marks cannot be trusted: after a reboot, on a copied folder, on another machine."""
+        ...
+
+
+class Store(Protocol):
+    """Everything is synchronous and may be called from a worker thread; one thread writes at a time."""
+
+    def take_over(self, owner: str) -> int:
+        """Become the one runner of this store; returns the fence for `write`, higher than any before."""
+        ...
+
+    def save_app(self, app: AppRecord) -> AppRecord:
+        """Keep an app; one with the same id is replaced, also for the batches that have it."""
+        ...
+
+    def find_app(self, app_id: str) -> AppRecord | None: ...
+
+    def add_batch(self, batch: BatchRecord) -> None:
+        """Its app must have been saved. Raises StoreError("store_conflict") for an id that is taken."""
+        ...
+
+    def add_rows(self, batch_id: str, rows: Sequence[NewRow]) -> None:
+        """Only while the batch is a draft: raises IllegalMoveError. None of them if a position stands twice."""
+        ...
+
+    def drop_batch(self, batch_id: str) -> None:
+        """Forget a draft and its rows; raises IllegalMoveError for anything else."""
+        ...
+
+    def sweep_drafts(self, older_than: float) -> int:
+        """Forget drafts made before this moment, which a killed import left behind; returns how many."""
+        ...
+
+    def batch(self, batch_id: str) -> BatchRecord | None: ...
+
+    def batches(self) -> list[BatchSummary]:
+        """Newest first, drafts left out."""
+        ...
+
+    def find_batch_ids(self, prefix: str) -> list[str]:
+        """Ids that begin so, newest first, drafts left out."""
+        ...
+
+    def unfinished(self, app_id: str, sheet_digest: str, sheet_name: str) -> list[BatchSummary]:
+        """Batches of the same sheet on the same app that have not come to their end, newest first."""
+        ...
+
+    def move_batch(
+        self, batch_id: str, move: BatchMove, *, reason: str | None = None, detail: str | None = None, at: float = 0.0
+    ) -> BatchState:
+        """Raises IllegalMoveError. The reason is replaced, but stays while the batch drains and where a repeated move
+        names none. The first START sets `started_at`; an end sets `ended_at`, any other move takes it away."""
+        ...
+
+    def write(self, records: Sequence[Record], fence: int) -> list[bool]: ...
+
+    def startable(self, batch_id: str, now: float, after: int, limit: int, until: int | None) -> list[RowJob]:
+        """Rows that may start: pending ones behind position `after` in order, and before them waiting ones that are
+        due, the longest due first. `until`: only positions below it. One that is due more than 10 minutes from `now`
+        is due: the clock was set back."""
+        ...
+
+    def next_due(self, batch_id: str) -> float | None:
+        """When the next waiting row is due."""
+        ...
+
+    def open_attempts(self, batch_id: str) -> list[OpenAttempt]:
+        """Attempts in intent, attached or unknown, oldest first."""
+        ...
+
+    def busy_slots(self, batch_id: str) -> set[int]:
+        """Slots whose user may still get, or have, a run: those of OPEN_ATTEMPTS."""
+        ...
+
+    def known_runs(self, batch_id: str, user: str) -> set[str]:
+        """Run ids that attempts of this slot user have."""
+        ...
+
+    def counts(self, batch_id: str) -> Counts: ...
+
+    def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
+        """(cause, state, rows), most first."""
+        ...
+
+    def retry(self, batch_id: str, cause: str | None) -> int:
+        """Put failed, stopped and (only when `cause` names theirs) unknown rows back to pending; returns how many.
+        The attempts of unknown rows stay as they are, and keep their slots."""
+        ...
+
+    def results(self, batch_id: str) -> Iterator[RowResult]:
+        """All rows in order, blank ones too, as one consistent reading, in bounded memory. May run beside a writer.
+        Reads the rows as they are when the first one is taken. Close it if it is not read to its end."""
+        ...
+
+    def snapshot(self, batch_id: str) -> AbstractContextManager[Iterable[RowResult]]:
+        """The same as `results`, to be gone through as often as wanted: every time the same rows in the same state."""
+        ...
+
+    def close(self) -> None: ...

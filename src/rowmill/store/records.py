@@ -1,0 +1,313 @@
+"""How `write` applies its records: many at a time, and one by one only where some came too late.
+
+Each kind of record is a gate and a follow-up. The gate changes the attempt (for Intend: the row) only where the tables
+of moves allow it for both; as many rows as it changed took effect. The follow-up then changes the other of the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, bindparam, case, exists, func, insert, literal_column, null, or_, select, update
+
+from rowmill.domain.batch import ATTEMPT_MOVES, ROW_MOVES, AttemptMove, AttemptState, RowMove, RowState
+from rowmill.ports.store import Attach, Finish, GiveUp, Intend, Lose, Refuse
+from rowmill.store.bounds import bounded_tokens
+from rowmill.store.tables import attempts, rows
+from rowmill.store.text import pack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from enum import StrEnum
+
+    from sqlalchemy import ColumnElement, Connection, Dialect, Insert, Table, Update
+
+    from rowmill.ports.store import AttemptKey, Record
+
+Binds = dict[str, Any]
+Kind = tuple[type, RowMove | None]
+
+_RANK: dict[type, int] = {Intend: 0, Attach: 1, Lose: 2, Finish: 3, Refuse: 4, GiveUp: 5}
+
+
+def apply_records(conn: Connection, records: Sequence[Record]) -> list[bool]:
+    """Within the caller's transaction. True for each record that took effect."""
+    answers = [False] * len(records)
+    for group in _groups(records):
+        kind = _kind(records[group[0]])
+        plan = _plan(kind, conn.dialect)
+        binds = [_binds(records[index]) for index in group]
+        for index, took_effect in zip(group, _apply_group(conn, plan, binds), strict=True):
+            answers[index] = took_effect
+    return answers
+
+
+def _groups(records: Sequence[Record]) -> Iterator[list[int]]:
+    """Records of one kind each, by index. A row's own records stay in order: a run ends where one would come before
+    an earlier one of the same row."""
+    run: dict[tuple[int, Kind], list[int]] = {}
+    last: dict[tuple[str, int], int] = {}
+    for index, record in enumerate(records):
+        row = (record.key.batch_id, record.key.position)
+        rank = _RANK[type(record)]
+        if last.get(row, -1) >= rank:
+            yield from _in_order(run)
+            run, last = {}, {}
+        last[row] = rank
+        run.setdefault((rank, _kind(record)), []).append(index)
+    yield from _in_order(run)
+
+
+def _in_order(run: dict[tuple[int, Kind], list[int]]) -> Iterator[list[int]]:
+    return iter([run[key] for key in sorted(run, key=lambda key: key[0])])
+
+
+def _apply_group(conn: Connection, plan: _Plan, binds: list[Binds]) -> Iterable[bool]:
+    if len(binds) == 1:
+        return [plan.apply_one(conn, binds[0])]
+    savepoint = conn.begin_nested()
+    if plan.gate.run(conn, binds) == len(binds):
+        plan.go_on(conn, binds)
+        savepoint.commit()
+        return [True] * len(binds)
+    savepoint.rollback()
+    return [plan.apply_one(conn, bind) for bind in binds]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A statement compiled once. Run on the driver itself: the texts are packed by `_binds` already."""
+
+    sql: str
+    names: tuple[str, ...] | None
+    """the order of the parameters; None where the driver takes them by name"""
+
+    def run(self, conn: Connection, binds: list[Binds]) -> int:
+        names = self.names
+        values: list[Any] = binds if names is None else [tuple([bind[name] for name in names]) for bind in binds]
+        return conn.exec_driver_sql(self.sql, values).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    gate: _Prepared
+    follow: _Prepared | None
+
+    def go_on(self, conn: Connection, binds: list[Binds]) -> None:
+        if self.follow is not None:
+            self.follow.run(conn, binds)
+
+    def apply_one(self, conn: Connection, bind: Binds) -> bool:
+        if self.gate.run(conn, [bind]) != 1:
+            return False
+        self.go_on(conn, [bind])
+        return True
+
+
+def _kind(record: Record) -> Kind:
+    match record:
+        case Finish():
+            return Finish, record.move
+        case Refuse():
+            return Refuse, record.move or RowMove.PUT_BACK
+        case _:
+            return type(record), None
+
+
+_plans: dict[tuple[str, Kind], _Plan] = {}
+
+
+def _plan(kind: Kind, dialect: Dialect) -> _Plan:
+    known = _plans.get((dialect.name, kind))
+    if known is None:
+        gate, follow = _statements(*kind)
+        known = _Plan(_prepare(gate, dialect), None if follow is None else _prepare(follow, dialect))
+        _plans[dialect.name, kind] = known
+    return known
+
+
+def _prepare(statement: Update | Insert, dialect: Dialect) -> _Prepared:
+    compiled = statement.compile(dialect=dialect)
+    names = getattr(compiled, "positiontup", None)
+    return _Prepared(str(compiled), tuple(names) if names else None)
+
+
+def _statements(kind: type, move: RowMove | None) -> tuple[Update, Update | Insert | None]:
+    if kind is Intend:
+        return _START_ROW, _INSERT_ATTEMPT
+    if kind is Attach:
+        return _ATTACH, _FOUND_AGAIN
+    if kind is Lose:
+        return _LOSE, None
+    if kind is GiveUp:
+        return _gate(AttemptMove.GIVE_UP, RowMove.LOSE, cause=_p("cause"), error=_p("error")), _LOSE_ROW
+    assert move is not None
+    if kind is Finish:
+        return _finish_gate(move), _row_update(move, **_FINISHED)
+    changes: Binds = {"refused": rows.c.refused + _p("void"), "due_at": _p("due_at")}
+    if move is not RowMove.PUT_BACK:
+        changes |= {"cause": _p("cause"), "error": _p("error")}
+    return _gate(AttemptMove.REFUSE, move, cause=_p("cause"), error=_p("error")), _row_update(move, **changes)
+
+
+def _p(name: str) -> Any:
+    """A parameter. Its name has a prefix because SQLAlchemy keeps the columns' own names for itself."""
+    return bindparam(f"p_{name}")
+
+
+def _word(state: StrEnum) -> ColumnElement[Any]:
+    """A state, written out: the statement needs no parameter for it, and partial indexes are recognised."""
+    return literal_column(f"'{state.value}'")
+
+
+def _state_in(table: Table, states: Iterable[StrEnum]) -> ColumnElement[bool]:
+    return table.c.state.in_([_word(state) for state in sorted(states, key=str)])
+
+
+def _own(table: Table) -> ColumnElement[bool]:
+    return and_(table.c.batch_id == _p("batch_id"), table.c.position == _p("position"))
+
+
+_this_attempt = and_(_own(attempts), attempts.c.number == _p("number"))
+_is_latest = rows.c.tries == _p("number")
+
+
+def _row_allows(sources: Iterable[RowState]) -> ColumnElement[bool]:
+    """Nobody asks a row that has gone on to a newer attempt: it is not changed."""
+    return exists(select(literal_column("1")).where(_own(rows), or_(~_is_latest, _state_in(rows, sources))))
+
+
+def _attempt_update(move: AttemptMove, **values: Any) -> Update:
+    sources, target = ATTEMPT_MOVES[move]
+    found = update(attempts).where(_this_attempt, _state_in(attempts, sources))
+    return found.values(state=_word(target), **values)
+
+
+def _gate(move: AttemptMove, row_move: RowMove, **values: Any) -> Update:
+    return _attempt_update(move, **values).where(_row_allows(ROW_MOVES[row_move][0]))
+
+
+def _row_update(move: RowMove, **values: Any) -> Update:
+    sources, target = ROW_MOVES[move]
+    return update(rows).where(_own(rows), _is_latest, _state_in(rows, sources)).values(state=_word(target), **values)
+
+
+_run_of_attempt = select(attempts.c.run_id).where(_this_attempt).scalar_subquery()
+
+_START_ROW = (
+    update(rows)
+    .where(_own(rows), rows.c.tries == _p("number") - literal_column("1"))
+    .where(_state_in(rows, ROW_MOVES[RowMove.START][0]))
+    .values(
+        state=_word(ROW_MOVES[RowMove.START][1]),
+        tries=_p("number"),
+        outputs=null(),
+        error=null(),
+        cause=null(),
+        due_at=null(),
+        run_id=null(),
+    )
+)
+_INSERT_ATTEMPT = insert(attempts).values(
+    batch_id=_p("batch_id"),
+    position=_p("position"),
+    number=_p("number"),
+    state=_word(AttemptState.INTENT),
+    slot=_p("slot"),
+    slot_user=_p("slot_user"),
+    sent_at=_p("sent_at"),
+)
+# An attempt that was given up and is found after all takes its row back, unless the row was sent again.
+_ATTACH = _attempt_update(
+    AttemptMove.ATTACH,
+    run_id=func.coalesce(_p("run_id"), attempts.c.run_id),
+    task_id=func.coalesce(_p("task_id"), attempts.c.task_id),
+    workflow_id=func.coalesce(_p("workflow_id"), attempts.c.workflow_id),
+    ahead=_p("ahead"),
+).where(or_(attempts.c.state != _word(AttemptState.INDETERMINATE), _row_allows([RowState.UNKNOWN])))
+_FOUND_AGAIN = (
+    update(rows)
+    .where(_own(rows), _is_latest, _state_in(rows, [RowState.UNKNOWN]))
+    .values(state=_word(RowState.RUNNING), cause=null(), error=null())
+)
+_LOSE = _attempt_update(AttemptMove.LOSE, cause=_p("cause"))
+_LOSE_ROW = _row_update(RowMove.LOSE, cause=_p("cause"), error=_p("error"), run_id=_run_of_attempt)
+
+_OUTCOME = ("error", "cause", "tokens", "seconds", "price", "currency")
+_FINISHED: Binds = {
+    **{name: _p(name) for name in _OUTCOME},
+    "outputs": _p("outputs"),
+    "due_at": _p("due_at"),
+    "run_id": func.coalesce(_p("run_id"), _run_of_attempt),
+}
+
+
+def _finish_gate(move: RowMove) -> Update:
+    # The result of an attempt whose row went on without it was paid for as well: it stays with the attempt.
+    passed_by = exists(select(literal_column("1")).where(_own(rows), ~_is_latest))
+    kept = ("ended_at", "status", "conversation_id", "message_id", "damaged")
+    return _gate(
+        AttemptMove.FINISH,
+        move,
+        **{name: _p(name) for name in (*_OUTCOME, *kept)},
+        outputs=case((passed_by, _p("outputs"))),
+        run_id=func.coalesce(_p("run_id"), attempts.c.run_id),
+        task_id=func.coalesce(_p("task_id"), attempts.c.task_id),
+        workflow_id=func.coalesce(_p("workflow_id"), attempts.c.workflow_id),
+    )
+
+
+def _binds(record: Record) -> Binds:
+    match record:
+        case Intend(key, slot, user, sent_at):
+            return {**_key(key), "p_slot": slot, "p_slot_user": pack(user), "p_sent_at": sent_at}
+        case Attach(key, run_id, task_id, workflow_id, ahead):
+            return {
+                **_key(key),
+                "p_run_id": pack(run_id),
+                "p_task_id": pack(task_id),
+                "p_workflow_id": pack(workflow_id),
+                "p_ahead": ahead,
+            }
+        case Lose(key, cause):
+            return {**_key(key), "p_cause": pack(cause)}
+        case Finish():
+            return _finish_binds(record)
+        case Refuse(key, cause, error):
+            return {
+                **_key(key),
+                "p_cause": pack(cause),
+                "p_error": pack(error),
+                "p_due_at": record.due_at,
+                "p_void": 0 if record.counts else 1,
+            }
+        case GiveUp(key, cause, error):
+            return {**_key(key), "p_cause": pack(cause), "p_error": pack(error)}
+
+
+def _key(key: AttemptKey) -> Binds:
+    return {"p_batch_id": pack(key.batch_id), "p_position": key.position, "p_number": key.number}
+
+
+def _finish_binds(record: Finish) -> Binds:
+    outcome = record.outcome
+    return {
+        **_key(record.key),
+        "p_outputs": pack(outcome.outputs),
+        "p_error": pack(outcome.error),
+        "p_cause": pack(record.cause),
+        "p_tokens": bounded_tokens(outcome.tokens),
+        "p_seconds": outcome.seconds if record.seconds is None else record.seconds,
+        "p_price": pack(outcome.price),
+        "p_currency": pack(outcome.currency),
+        "p_due_at": record.due_at,
+        "p_ended_at": record.ended_at,
+        "p_status": outcome.status.value,
+        "p_run_id": pack(outcome.run_id),
+        "p_task_id": pack(outcome.task_id),
+        "p_workflow_id": pack(outcome.workflow_id),
+        "p_conversation_id": pack(outcome.conversation_id),
+        "p_message_id": pack(outcome.message_id),
+        "p_damaged": outcome.damaged,
+    }

@@ -1,0 +1,257 @@
+"""The store in a database: SQLite by default. Promises: rowmill.ports.store.
+
+Way not taken: SQLAlchemy's ORM. Every write here is a conditional UPDATE whose row count is the answer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import DBAPIError
+
+from rowmill.domain.batch import ROW_MOVES, BatchMove, BatchState, RowMove, RowState
+from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
+from rowmill.store import reading
+from rowmill.store.connect import QUICK_CHECK_BELOW, Patience, open_engines, patiently
+from rowmill.store.faults import as_store_errors, code_of
+from rowmill.store.moves import moved
+from rowmill.store.records import apply_records
+from rowmill.store.revision import check_revision, migrate
+from rowmill.store.tables import apps, batches, runner
+from rowmill.store.tables import rows as rows_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from sqlalchemy import Connection, RootTransaction
+
+    from rowmill.domain.progress import Counts
+    from rowmill.ports.store import (
+        AppRecord,
+        BatchRecord,
+        BatchSummary,
+        NewRow,
+        OpenAttempt,
+        Record,
+        RowJob,
+        RowResult,
+    )
+
+FILE_NAME = "rowmill.db"
+
+
+def open_store(data_dir: Path) -> SqlStore:
+    """The store of a data folder; makes both if they are not there."""
+    with as_store_errors(str(data_dir)):
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return SqlStore(data_dir / FILE_NAME)
+
+
+class SqlStore:
+    """See rowmill.ports.store. Errors: rowmill.store.faults, and store_too_new."""
+
+    def __init__(self, path_or_url: str | Path, patience: Patience | None = None) -> None:
+        self._patience = patience or Patience()
+        self._engines = open_engines(path_or_url, self._patience)
+        self._place = self._engines.place
+        self._lock = threading.Lock()
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self) -> None:
+        with self._reading() as conn:
+            up_to_date = check_revision(conn, self._place)
+            self._quick_check(conn)
+        if not up_to_date:
+            with self._writing() as conn:
+                migrate(conn, self._place)
+
+    def _quick_check(self, conn: Connection) -> None:
+        if conn.dialect.name != "sqlite" or Path(self._place).stat().st_size >= QUICK_CHECK_BELOW:
+            return
+        said = conn.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if said != "ok":
+            raise StoreError("store_damaged", path=self._place, detail=str(said)[:300])
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self._lock, as_store_errors(self._place):
+            conn, transaction = patiently(self._begin, self._patience)
+            try:
+                with transaction:
+                    yield conn
+            except DBAPIError as error:
+                # After a failed write to the disk nothing that this connection remembers can be relied on.
+                if code_of(error) in ("store_io", "store_damaged"):
+                    conn.invalidate()
+                raise
+            finally:
+                conn.close()
+
+    def _begin(self) -> tuple[Connection, RootTransaction]:
+        conn = self._engines.writer.connect()
+        try:
+            return conn, conn.begin()
+        except BaseException:
+            conn.close()
+            raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with as_store_errors(self._place), self._engines.reader.connect() as conn, conn.begin():
+            yield conn
+
+    def close(self) -> None:
+        self._engines.dispose()
+
+    def take_over(self, owner: str) -> int:
+        with self._writing() as conn:
+            newer = update(runner).values(fence=runner.c.fence + 1, owner=owner, taken_at=time.time())
+            return int(conn.execute(newer.returning(runner.c.fence)).scalar_one())
+
+    def save_app(self, app: AppRecord) -> AppRecord:
+        values = asdict(app) | {"mode": app.mode.value}
+        with self._writing() as conn:
+            if conn.execute(update(apps).where(apps.c.id == app.id).values(values)).rowcount == 0:
+                conn.execute(insert(apps).values(values))
+        return app
+
+    def find_app(self, app_id: str) -> AppRecord | None:
+        with self._reading() as conn:
+            return reading.read_app(conn, app_id)
+
+    def add_batch(self, batch: BatchRecord) -> None:
+        with self._writing() as conn:
+            conn.execute(insert(batches), [reading.batch_values(batch)])
+
+    def add_rows(self, batch_id: str, rows: Sequence[NewRow]) -> None:
+        values = [
+            {
+                "batch_id": batch_id,
+                "position": row.position,
+                "number": row.number,
+                "state": (RowState.SKIPPED if row.blank else RowState.PENDING).value,
+                "inputs": row.inputs,
+                "cells": row.cells,
+            }
+            for row in rows
+        ]
+        with self._writing() as conn:
+            _require_draft(conn, batch_id, "add_rows")
+            if values:
+                conn.execute(insert(rows_table), values)
+
+    def drop_batch(self, batch_id: str) -> None:
+        with self._writing() as conn:
+            _require_draft(conn, batch_id, "drop")
+            conn.execute(delete(batches).where(batches.c.id == batch_id))
+
+    def sweep_drafts(self, older_than: float) -> int:
+        old = (batches.c.state == BatchState.DRAFT.value, batches.c.created_at < older_than)
+        with self._writing() as conn:
+            return conn.execute(delete(batches).where(*old)).rowcount
+
+    def batch(self, batch_id: str) -> BatchRecord | None:
+        with self._reading() as conn:
+            return reading.read_batch(conn, batch_id)
+
+    def batches(self) -> list[BatchSummary]:
+        with self._reading() as conn:
+            return reading.read_batches(conn)
+
+    def find_batch_ids(self, prefix: str) -> list[str]:
+        with self._reading() as conn:
+            return reading.find_ids(conn, prefix)
+
+    def unfinished(self, app_id: str, sheet_digest: str, sheet_name: str) -> list[BatchSummary]:
+        with self._reading() as conn:
+            return reading.read_unfinished(conn, app_id, sheet_digest, sheet_name)
+
+    def move_batch(
+        self, batch_id: str, move: BatchMove, *, reason: str | None = None, detail: str | None = None, at: float = 0.0
+    ) -> BatchState:
+        with self._writing() as conn:
+            batch = reading.read_batch(conn, batch_id)
+            if batch is None:
+                raise StoreError("store_no_batch", batch=batch_id)
+            after = moved(batch, move, reason, detail, at)
+            conn.execute(update(batches).where(batches.c.id == batch_id).values(reading.state_values(after)))
+            return after.state
+
+    def write(self, records: Sequence[Record], fence: int) -> list[bool]:
+        with self._writing() as conn:
+            newest = conn.execute(_NEWEST_FENCE).scalar_one()
+            if newest != fence:
+                raise FencedError("fenced", fence=fence, newest=newest)
+            return apply_records(conn, records)
+
+    def startable(self, batch_id: str, now: float, after: int, limit: int, until: int | None) -> list[RowJob]:
+        with self._reading() as conn:
+            return reading.read_startable(conn, batch_id, now, after, limit, until)
+
+    def next_due(self, batch_id: str) -> float | None:
+        with self._reading() as conn:
+            return reading.read_next_due(conn, batch_id)
+
+    def open_attempts(self, batch_id: str) -> list[OpenAttempt]:
+        with self._reading() as conn:
+            return reading.read_open_attempts(conn, batch_id)
+
+    def busy_slots(self, batch_id: str) -> set[int]:
+        with self._reading() as conn:
+            return reading.read_busy_slots(conn, batch_id)
+
+    def known_runs(self, batch_id: str, user: str) -> set[str]:
+        with self._reading() as conn:
+            return reading.read_known_runs(conn, batch_id, user)
+
+    def counts(self, batch_id: str) -> Counts:
+        with self._reading() as conn:
+            return reading.read_counts(conn, batch_id)
+
+    def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
+        with self._reading() as conn:
+            return reading.read_causes(conn, batch_id)
+
+    def retry(self, batch_id: str, cause: str | None) -> int:
+        sources, target = ROW_MOVES[RowMove.RETRY]
+        if cause is None:
+            sources -= {RowState.UNKNOWN}
+        which = [rows_table.c.batch_id == batch_id, rows_table.c.state.in_([state.value for state in sources])]
+        if cause is not None:
+            which.append(rows_table.c.cause == cause)
+        again = update(rows_table).where(*which)
+        with self._writing() as conn:
+            return conn.execute(
+                again.values(state=target.value, error=None, cause=None, outputs=None, due_at=None)
+            ).rowcount
+
+    def results(self, batch_id: str) -> Iterator[RowResult]:
+        with self.snapshot(batch_id) as rows_:
+            yield from rows_
+
+    @contextmanager
+    def snapshot(self, batch_id: str) -> Iterator[Iterable[RowResult]]:
+        with self._reading() as conn:
+            yield reading.Results(conn, batch_id)
+
+
+# Locked where the database has locks on rows: a runner that takes over waits for the commit under way.
+_NEWEST_FENCE = select(runner.c.fence).with_for_update()
+
+
+def _require_draft(conn: Connection, batch_id: str, move: str) -> None:
+    state = conn.execute(select(batches.c.state).where(batches.c.id == batch_id)).scalar()
+    if state is None:
+        raise StoreError("store_no_batch", batch=batch_id)
+    if state != BatchState.DRAFT.value:
+        raise IllegalMoveError("illegal_move", thing="batch", state=state, move=move)

@@ -1,0 +1,142 @@
+"""The tables. A change here needs a revision in migrations/versions; a test compares the two.
+
+Large columns stand last: SQLite reads a row's small ones without touching the pages of the large.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+
+from rowmill.store.text import Cells, ExactJson, ExactText
+
+metadata = MetaData()
+
+runner = Table(
+    "runner",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("fence", BigInteger, nullable=False),
+    Column("owner", ExactText),
+    Column("taken_at", Double),
+)
+
+apps = Table(
+    "apps",
+    metadata,
+    Column("id", ExactText, primary_key=True),
+    Column("base_url", ExactText, nullable=False),
+    Column("name", ExactText, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("version", ExactText),
+    Column("sealed_key", LargeBinary, nullable=False),
+    Column("key_hint", ExactText, nullable=False),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", ExactText, primary_key=True),
+    Column("app_id", ExactText, ForeignKey("apps.id"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", ExactText),
+    Column("detail", ExactText),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("sheet_path", ExactText, nullable=False),
+    Column("sheet_name", ExactText, nullable=False),
+    Column("sheet_digest", ExactText, nullable=False),
+    Column("settings", ExactJson, nullable=False),
+    Column("headers", ExactJson, nullable=False),
+    Column("mapping", ExactJson, nullable=False),
+    Column("form", ExactJson, nullable=False),
+)
+
+rows = Table(
+    "rows",
+    metadata,
+    Column("batch_id", ExactText, ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("refused", Integer, nullable=False, server_default="0"),
+    Column("due_at", Double),
+    Column("tokens", BigInteger),
+    Column("seconds", Double),
+    Column("price", ExactText),
+    Column("currency", ExactText),
+    Column("run_id", ExactText),
+    Column("cause", ExactText),
+    Column("error", ExactText),
+    Column("inputs", ExactJson, nullable=False),
+    Column("cells", Cells, nullable=False),
+    Column("outputs", ExactText),
+    # One index answers both the counts (it holds all that they need) and what may start next.
+    Index("rows_by_state", "batch_id", "state", "position", "tokens"),
+    Index(
+        "rows_waiting",
+        "batch_id",
+        "due_at",
+        "position",
+        sqlite_where=text("state = 'waiting'"),
+        postgresql_where=text("state = 'waiting'"),
+    ),
+    Index(
+        "rows_by_cause",
+        "batch_id",
+        "cause",
+        "state",
+        sqlite_where=text("cause IS NOT NULL"),
+        postgresql_where=text("cause IS NOT NULL"),
+    ),
+)
+
+OPEN_STATES = "state IN ('attached', 'indeterminate', 'intent', 'unknown')"
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("batch_id", ExactText, primary_key=True),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("state", Text, nullable=False),
+    Column("slot", Integer, nullable=False),
+    Column("slot_user", ExactText, nullable=False),
+    Column("sent_at", Double, nullable=False),
+    Column("ahead", Double, nullable=False, server_default="0"),
+    Column("ended_at", Double),
+    Column("cause", ExactText),
+    Column("run_id", ExactText),
+    Column("task_id", ExactText),
+    Column("workflow_id", ExactText),
+    Column("conversation_id", ExactText),
+    Column("message_id", ExactText),
+    Column("status", Text),
+    Column("tokens", BigInteger),
+    Column("seconds", Double),
+    Column("price", ExactText),
+    Column("currency", ExactText),
+    Column("damaged", Boolean),
+    Column("error", ExactText),
+    # Only of an attempt that its row no longer waits for: the others' stand in the row.
+    Column("outputs", ExactText),
+    ForeignKeyConstraint(["batch_id", "position"], ["rows.batch_id", "rows.position"], ondelete="CASCADE"),
+    Index("attempts_open", "batch_id", "slot", sqlite_where=text(OPEN_STATES), postgresql_where=text(OPEN_STATES)),
+    # Not the batch first: SQLite would take it where the open ones are asked for.
+    Index("attempts_by_user", "slot_user", "batch_id"),
+)

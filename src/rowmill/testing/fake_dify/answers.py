@@ -1,0 +1,225 @@
+"""The shapes of Dify's answers and events, as recorded."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from rowmill.testing.fake_dify.runs import Run
+
+CHATS = ("advanced-chat", "chat", "agent-chat")
+
+
+def event(run: Run, name: str, data: dict[str, Any] | None = None, **top: Any) -> bytes:
+    """One event with the ids that its kind of app puts into it."""
+    head: dict[str, Any] = {"event": name}
+    if run.app.mode in CHATS:
+        head |= {"conversation_id": run.conversation_id}
+    if run.app.mode != "workflow":
+        head |= {"message_id": run.message_id, "created_at": int(run.began)}
+    head["task_id"] = run.task_id
+    if data is not None:
+        head |= {"workflow_run_id": run.run_id, "data": data}
+    return b"data: " + orjson.dumps({**head, **top}) + b"\n\n"
+
+
+def has_workflow(run: Run) -> bool:
+    return run.app.mode in ("workflow", "advanced-chat")
+
+
+def started(run: Run) -> bytes:
+    """What a run says when it begins."""
+    if not has_workflow(run):
+        return b""
+    system: dict[str, Any] = {"sys.files": [], "sys.user_id": run.user, "sys.app_id": run.app.app_id}
+    if run.app.mode != "workflow":
+        system = {"sys.query": run.query, **system, "sys.dialogue_count": 1}
+    ids = {"sys.workflow_id": run.workflow_id, "sys.workflow_run_id": run.run_id}
+    data = {
+        "id": run.run_id,
+        "workflow_id": run.workflow_id,
+        "inputs": {**run.inputs, **system, **ids},
+        "created_at": int(run.began),
+        "reason": "initial",
+    }
+    return event(run, "workflow_started", data) + node_started(run, 0)
+
+
+def _node(run: Run, index: int) -> dict[str, Any]:
+    name, kind = run.doing.nodes[index]
+    return {
+        "id": f"{run.run_id[:-4]}{index:04x}",
+        "node_id": name,
+        "node_type": kind,
+        "title": name.title(),
+        "index": index + 1,
+        "predecessor_node_id": None,
+        "inputs": None,
+        "inputs_truncated": False,
+        "created_at": int(run.began),
+    }
+
+
+_LOOSE = {"iteration_id": None, "loop_id": None}
+
+
+def node_started(run: Run, index: int) -> bytes:
+    return event(run, "node_started", {**_node(run, index), "extras": {}, **_LOOSE, "agent_strategy": None})
+
+
+def node_finished(run: Run, index: int, *, failed: bool) -> bytes:
+    kind = run.doing.nodes[index][1]
+    usage = {"total_tokens": run.doing.tokens, "total_price": run.doing.price, "currency": "USD"}
+    data = {
+        **_node(run, index),
+        "inputs": run.inputs if kind != "http-request" else {},
+        "process_data": {},
+        "process_data_truncated": False,
+        "outputs": {} if failed else run.doing.outputs,
+        "outputs_truncated": False,
+        "status": "failed" if failed else "succeeded",
+        "error": run.error if failed else None,
+        "elapsed_time": 0.0001,
+        "execution_metadata": usage if kind == "llm" else None,
+        "finished_at": int(time.time()),
+        "files": [],
+        **_LOOSE,
+    }
+    return event(run, "node_finished", data)
+
+
+def middle(run: Run) -> bytes:
+    """Nodes and text of a run that has come to its end."""
+    parts = [text(run, chunk) for chunk in run.doing.chunks]
+    if not has_workflow(run):
+        return b"".join(parts)
+    failed = run.status == "failed"
+    last = len(run.doing.nodes) - 1
+    nodes = [node_finished(run, 0, failed=False)]
+    for index in range(1, last + 1):
+        nodes += [node_started(run, index), node_finished(run, index, failed=failed and index == last)]
+    return b"".join([*parts, *nodes])
+
+
+def text(run: Run, chunk: str) -> bytes:
+    where = ["answer", "answer"]
+    if run.app.mode == "workflow":
+        return event(run, "text_chunk", {"text": chunk, "from_variable_selector": where})
+    name = "agent_message" if run.app.mode == "agent-chat" else "message"
+    return event(run, name, id=run.message_id, answer=chunk, from_variable_selector=where)
+
+
+def finished(run: Run, raw_outputs: str | None = None) -> bytes:
+    """The last events, in the order of 1.13.1 and later."""
+    closing = b""
+    if run.app.mode != "workflow" and run.status in ("succeeded", "partial-succeeded"):
+        closing = event(run, "message_end", id=run.message_id, metadata=metadata(run), files=[])
+    if not has_workflow(run):
+        return closing
+    if run.status == "paused":
+        return event(run, "workflow_paused", _pause(run))
+    data = {
+        **result(run),
+        "created_by": {"id": run.message_id, "user": run.user},
+        "exceptions_count": int(run.status in ("failed", "partial-succeeded")),
+        "files": [],
+    }
+    if raw_outputs is None:
+        return closing + event(run, "workflow_finished", data)
+    marked = event(run, "workflow_finished", {**data, "outputs": "@@raw@@"})
+    return closing + marked.replace(b'"@@raw@@"', raw_outputs.encode())
+
+
+def _pause(run: Run) -> dict[str, Any]:
+    reason = {"TYPE": "human_input_required", "form_id": run.message_id, "node_id": "ask", "form_token": "token"}
+    counts = {"elapsed_time": run.seconds, "total_tokens": 0, "total_steps": 1, "created_at": int(run.began)}
+    ids = {"workflow_run_id": run.run_id, "paused_nodes": ["ask"], "outputs": {}, "reasons": [reason]}
+    return {**ids, "status": "paused", **counts}
+
+
+def result(run: Run) -> dict[str, Any]:
+    """The core of a run's end: in the stream, in a blocking answer."""
+    done = run.status not in ("running", "paused")
+    return {
+        "id": run.run_id,
+        "workflow_id": run.workflow_id,
+        "status": run.status,
+        "outputs": run.outputs,
+        "error": run.error,
+        "elapsed_time": run.seconds if done else 0.0,
+        "total_tokens": run.doing.tokens if done else 0,
+        "total_steps": len(run.doing.nodes) if done else 0,
+        "created_at": int(run.began),
+        "finished_at": int(run.ended) if run.ended and done else None,
+    }
+
+
+def metadata(run: Run) -> dict[str, Any]:
+    price = f"{run.doing.tokens * 0.000002:.7f}"
+    usage = {
+        "prompt_tokens": run.doing.tokens, "prompt_unit_price": "0.002", "prompt_price_unit": "0.001",
+        "prompt_price": price, "completion_tokens": 0, "completion_unit_price": "0.0", "completion_price_unit": "0.0",
+        "completion_price": "0.0", "total_tokens": run.doing.tokens, "total_price": price, "currency": "USD",
+        "latency": run.seconds, "time_to_first_token": 0.03, "time_to_generate": 0.0,
+    }  # fmt: skip
+    return {"annotation_reply": None, "retriever_resources": [], "usage": usage}
+
+
+def blocking(run: Run, raw_outputs: str | None = None) -> bytes:
+    """The answer to a blocking request; ASCII with escapes, as Dify writes it."""
+    if run.app.mode == "workflow":
+        body = {"task_id": run.task_id, "workflow_run_id": run.run_id, "data": result(run)}
+        if raw_outputs is not None:
+            body["data"] = {**result(run), "outputs": "@@raw@@"}
+        return json.dumps(body).replace('"@@raw@@"', raw_outputs or "").encode()
+    ids: dict[str, Any] = {
+        "event": "message",
+        "task_id": run.task_id,
+        "id": run.message_id,
+        "message_id": run.message_id,
+    }
+    if run.app.mode in CHATS:
+        ids["conversation_id"] = run.conversation_id
+    told = {"mode": run.app.mode, "answer": run.doing.outputs.get("answer", ""), "metadata": metadata(run)}
+    return json.dumps({**ids, **told, "created_at": int(run.began)}).encode()
+
+
+def detail(run: Run) -> dict[str, Any]:
+    """`GET /workflows/run/{id}`: inputs are JSON text."""
+    system = {
+        "sys.files": [], "sys.user_id": run.user, "sys.app_id": run.app.app_id, "sys.timestamp": int(run.began),
+        "sys.workflow_id": run.workflow_id, "sys.workflow_run_id": run.run_id,
+    }  # fmt: skip
+    return {**result(run), "inputs": json.dumps({**run.inputs, **system}, ensure_ascii=True)}
+
+
+def log_line(run: Run) -> dict[str, Any]:
+    core = result(run)
+    shown = {key: core[key] for key in ("id", "status", "error", "elapsed_time", "total_tokens", "total_steps")}
+    return {
+        "id": run.message_id,
+        "workflow_run": {
+            **shown,
+            "version": "2026-11-23 21:49:25.664182",
+            "triggered_from": "app-run",
+            "created_at": core["created_at"],
+            "finished_at": core["finished_at"],
+            "exceptions_count": 0,
+        },
+        "details": None,
+        "created_from": "service-api",
+        "created_by_role": "end_user",
+        "created_by_account": None,
+        "created_by_end_user": {
+            "id": run.message_id, "type": "service-api", "is_anonymous": False, "session_id": run.user,
+        },
+        "created_at": int(run.began),
+    }  # fmt: skip
+
+
+def refusal(code: str, message: str, status: int) -> bytes:
+    return orjson.dumps({"code": code, "message": message, "status": status})

@@ -1,0 +1,50 @@
+"""What differs between Dify versions, as far as a batch client can see it (contract §0.2, §6, §7; recordings)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One version's behaviour."""
+
+    version: str
+    celery_slots: int = 0
+    """streaming runs that execute at once; 0 = they run in the API process, without a queue"""
+    first_ping: bool = True
+    hold_ms: int = 1000
+    invalid_stream: str = "silence"
+    """refused inputs while streaming: `400`, `silence`, or `error` (an event without a code)"""
+    log_at: str = "start"
+    """when a run's log line appears: `start`, `end`, or `watched` (at the end, if the client still listens)"""
+    outlives_client: bool = True
+    unknown_run: int = 404
+    """status for an unknown run id; 200 = an object of nulls"""
+    events_endpoint: bool = True
+    limit_streams: bool = False
+    """whether the app's limit of runs at once holds for streaming runs"""
+    stop_is_stored: bool = False
+    """whether the run's row says `stopped` after a stop, or `running` for ever"""
+    proxy_cut_s: float | None = None
+    """a proxy in front that ends blocking requests"""
+
+
+PROFILES: dict[str, Profile] = {
+    "1.8": Profile(
+        "1.8.1", first_ping=False, hold_ms=2, invalid_stream="400", log_at="watched", outlives_client=False,
+        unknown_run=200, events_endpoint=False, limit_streams=True,
+    ),
+    "1.10": Profile(
+        "1.10.1", first_ping=False, hold_ms=2, invalid_stream="400", log_at="end", unknown_run=200,
+        events_endpoint=False, limit_streams=True,
+    ),
+    "1.11": Profile(
+        "1.11.4", first_ping=False, hold_ms=2, invalid_stream="400", unknown_run=200, events_endpoint=False,
+        limit_streams=True,
+    ),
+    "1.13": Profile("1.13.3", celery_slots=1, events_endpoint=False),
+    "1.14": Profile("1.14.2", celery_slots=4),
+    "1.16": Profile("1.16.1", celery_slots=4, invalid_stream="error"),
+    "cloud-proxy": Profile("1.16.1", invalid_stream="error", proxy_cut_s=100.0),
+}  # fmt: skip

@@ -1,0 +1,92 @@
+"""Running batches: at once, again, and after whatever ended the last process."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rowmill.domain.batch import BatchMove, BatchState
+from rowmill.domain.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rowmill.domain.batch import RowState
+    from rowmill.domain.events import Event
+    from rowmill.domain.progress import Counts
+    from rowmill.engine.batches import Engine
+    from rowmill.engine.runner import Ending
+    from rowmill.ports.store import BatchRecord, BatchSummary
+    from rowmill.workbench.apps import Apps
+    from rowmill.workbench.tools import Tools
+
+
+class Batches:
+    def __init__(self, tools: Tools, apps: Apps) -> None:
+        self._tools = tools
+        self._apps = apps
+
+    def all(self) -> list[BatchSummary]:
+        """Newest first."""
+        return self._tools.store.batches()
+
+    def find(self, batch_id: str) -> BatchRecord:
+        """A batch by its id or the first letters of it. Raises UsageError."""
+        ids = self._tools.store.find_batch_ids(batch_id)
+        if len(ids) > 1 and batch_id not in ids:
+            raise UsageError("batch_ambiguous", batch=batch_id, found=", ".join(ids[:10]))
+        batch = self._tools.store.batch(batch_id if batch_id in ids else ids[0]) if ids else None
+        if batch is None:
+            raise UsageError("batch_unknown", batch=batch_id)
+        return batch
+
+    def unfinished(self, app_id: str, sheet_digest: str, sheet_name: str) -> list[BatchSummary]:
+        """Batches of the same sheet on the same app that have not come to their end."""
+        return self._tools.store.unfinished(app_id, sheet_digest, sheet_name)
+
+    def counts(self, batch_id: str) -> Counts:
+        return self._tools.store.counts(batch_id)
+
+    def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
+        """(cause, state, rows), most first."""
+        return self._tools.store.causes(batch_id)
+
+    def sample_end(self, batch_id: str, rows: int) -> int:
+        """The position behind the next `rows` rows that are to be run."""
+        jobs = self._tools.store.startable(batch_id, self._tools.clock.wall(), -1, rows, None)
+        return max((job.position for job in jobs), default=-1) + 1
+
+    def retry(self, batch: BatchRecord, cause: str | None) -> int:
+        """Put failed and stopped rows (with a cause: those, and the unknown ones among them) back to be run again.
+        Succeeded rows are never run again. Returns how many."""
+        count = self._tools.store.retry(batch.id, cause)
+        if count:
+            self._tools.store.move_batch(batch.id, BatchMove.RETRY, at=self._tools.clock.wall())
+        return count
+
+    async def run(
+        self,
+        engine: Engine,
+        batch: BatchRecord,
+        tell: Callable[[Event], None],
+        *,
+        api_key: str | None = None,
+        until: int | None = None,
+    ) -> tuple[BatchState, Ending]:
+        """Run a batch to its end or its pause; the key is the sealed one unless another is given."""
+        key = api_key or self._apps.key_of(batch.app)
+        app = self._tools.connect(batch.app.base_url, key, batch.app.mode, batch.settings.row_timeout)
+        recovery = self._tools.recovery(batch.app.version, batch.app.mode)
+        try:
+            return await engine.run(batch, app, recovery, tell, until=until)
+        finally:
+            await app.close()
+
+    async def refresh(self, batch: BatchRecord, api_key: str | None) -> BatchRecord:
+        """Look at the app before going on with its batch: is it there, is the key good, has the server's version
+        changed. Raises AppError."""
+        info = await self._apps.probe(batch.app.base_url, api_key or self._apps.key_of(batch.app))
+        app = replace(batch.app, version=info.version)
+        await asyncio.to_thread(self._tools.store.save_app, app)
+        return replace(batch, app=app)

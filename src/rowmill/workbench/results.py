@@ -1,0 +1,151 @@
+"""A batch's results as a file: the user's own rows in their order, with the answers in new columns."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rowmill.domain.batch import RowState
+from rowmill.domain.cell import Cell, JsonCell, to_json
+from rowmill.domain.errors import UsageError
+from rowmill.domain.outputs import flatten
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from rowmill.ports.store import BatchRecord, RowResult
+    from rowmill.workbench.tools import Tools
+
+SERVICE_COLUMNS = ("status", "error", "cause", "tokens", "seconds", "attempts", "run_id")
+ENDINGS = (".xlsx", ".csv", ".jsonl")
+
+# More different output keys than this is an app that uses its data as keys; Excel itself ends at 16,384 columns.
+MOST_COLUMNS = 1000
+REST = "more_outputs"
+
+
+def check_target(path: Path, sheet: Path | None = None) -> None:
+    """Raises UsageError where results cannot be written, before a row is paid for."""
+    if path.suffix.lower() not in ENDINGS:
+        raise UsageError("output_ending", path=str(path), endings=", ".join(ENDINGS))
+    if not path.absolute().parent.is_dir():
+        raise UsageError("output_folder_missing", path=str(path.absolute().parent))
+    if path.is_dir():
+        raise UsageError("output_is_folder", path=str(path))
+    if sheet is not None and path.exists() and sheet.exists() and path.samefile(sheet):
+        raise UsageError("output_is_sheet", path=str(path))
+
+
+def export(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str]) -> int:
+    """Write all rows as they are now, from one consistent reading; returns how many. `words` gives the texts
+    `column.<name>` and `state.<name>`. Nothing stands under `path` before the file is whole."""
+    check_target(path)
+    if path.suffix.lower() == ".jsonl":
+        return _export_lines(tools, batch, path)
+    return _export_table(tools, batch, path, words)
+
+
+def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> int:
+    writer, count = tools.open_lines(path), 0
+    try:
+        with tools.store.snapshot(batch.id) as rows:
+            for row in rows:
+                if row.state is not RowState.SKIPPED:
+                    writer.write_raw(result_line(row))
+                    count += 1
+        writer.finish()
+    except BaseException:
+        writer.abandon()
+        raise
+    return count
+
+
+def result_line(row: RowResult) -> bytes:
+    """One row as a JSON object on one line. Dify's outputs stand in it as they came."""
+    head = {"row": row.number, "status": row.state.value, "inputs": row.inputs}
+    tail = {
+        "error": row.error,
+        "cause": row.cause,
+        "tokens": row.tokens,
+        "seconds": row.seconds,
+        "attempts": row.attempts,
+        "run_id": row.run_id,
+    }
+    # A line end inside JSON can only be white space between tokens.
+    outputs = (row.outputs or "null").replace("\n", " ").replace("\r", " ")
+    line = f'{_dumps(head)[:-1]},"outputs":{outputs},{_dumps(tail)[1:]}'
+    return line.encode("utf-8", "backslashreplace")
+
+
+def _dumps(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    # A lone surrogate cannot be written as UTF-8, but as an escape.
+    return text if text.isascii() or _is_writable(text) else json.dumps(value, separators=(",", ":"))
+
+
+def _is_writable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str]) -> int:
+    count = 0
+    with tools.store.snapshot(batch.id) as rows:
+        outputs = _output_columns(rows)
+        headers = _headers(batch.headers, outputs, [words(f"column.{name}") for name in SERVICE_COLUMNS])
+        writer = tools.open_table(path, headers, words("results.sheet"))
+        try:
+            for row in rows:
+                writer.write(_cells(row, len(batch.headers), outputs, words))
+                count += row.state is not RowState.SKIPPED
+            writer.finish()
+        except BaseException:
+            writer.abandon()
+            raise
+    return count
+
+
+def _output_columns(rows: Iterable[RowResult]) -> list[str]:
+    seen: dict[str, None] = {}
+    for row in rows:
+        seen.update(dict.fromkeys(_flat(row)))
+        if len(seen) > MOST_COLUMNS:
+            return [*list(seen)[: MOST_COLUMNS - 1], REST]
+    return list(seen)
+
+
+def _flat(row: RowResult) -> dict[str, Cell]:
+    return flatten(json.loads(row.outputs)) if row.outputs else {}
+
+
+def _headers(sheet: tuple[str, ...], outputs: list[str], service: list[str]) -> list[str]:
+    """All headers, each once: an output that is named like a column of the sheet is told apart by `output.`."""
+    taken, headers = set(sheet), list(sheet)
+    for prefix, names in (("output", outputs), ("rowmill", service)):
+        for name in names:
+            header = name
+            while header in taken:
+                header = f"{prefix}.{header}"
+            taken.add(header)
+            headers.append(header)
+    return headers
+
+
+def _cells(row: RowResult, width: int, outputs: list[str], words: Callable[[str], str]) -> list[Cell]:
+    own: list[Cell] = [*row.cells, *([None] * (width - len(row.cells)))]
+    if row.state is RowState.SKIPPED:
+        return own
+    flat = _flat(row)
+    state = words(f"state.{row.state.value}")
+    service: list[Cell] = [state, row.error, row.cause, row.tokens, _rounded(row.seconds), row.attempts, row.run_id]
+    if outputs and outputs[-1] == REST and REST not in flat:
+        flat[REST] = JsonCell({name: to_json(cell) for name, cell in flat.items() if name not in set(outputs)})
+    return [*own, *(flat.get(name) for name in outputs), *service]
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
