@@ -12,10 +12,11 @@ from rowmill.cli import options
 from rowmill.cli.run import run
 from rowmill.cli.session import Session
 from rowmill.domain.errors import UsageError
-from rowmill.testing.fake_dify import PROFILES, FakeDify, default_apps, run_forever, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from rowmill.testing.fake_dify import FakeApp
 
 DEMO_KEY = "app-demo"
 
@@ -46,6 +47,8 @@ def fake_dify(
 ) -> None:
     session: Session = context.obj
     session.json = as_json
+    from rowmill.testing.fake_dify import PROFILES, FakeDify, run_forever  # noqa: PLC0415 -- costs a start
+
     if profile not in PROFILES:
         raise UsageError("profile_unknown", profile=profile, known=", ".join(PROFILES))
     fake = FakeDify(
@@ -58,7 +61,7 @@ def fake_dify(
         ledger_path=ledger,
     )
     url = f"http://{host}:{port}/v1"
-    session.answer({"url": url, "keys": {app.key: app.name for app in default_apps().values()}})
+    session.answer({"url": url, "keys": {app.key: app.name for app in _apps()}})
     for line in _introduction(session, url, profile):
         session.show(line)
     try:
@@ -67,15 +70,23 @@ def fake_dify(
         raise UsageError("port_taken", host=host, port=port, detail=error.strerror) from None
 
 
+def _apps() -> Iterable[FakeApp]:
+    from rowmill.testing.fake_dify import default_apps  # noqa: PLC0415 -- as above
+
+    return default_apps().values()
+
+
 def _introduction(session: Session, url: str, profile: str) -> Iterator[str]:
     yield session.say("fake_running", url=url, profile=profile)
-    for app in default_apps().values():
+    for app in _apps():
         yield session.say("fake_app", key=app.key, name=app.name, mode=app.mode)
     yield session.say("fake_stop")
 
 
 def demo(context: typer.Context, folder: Folder = Path("rowmill-demo"), as_json: options.AsJson = False) -> None:
     """The whole path on bundled data: fake Dify, 200 rows, a results workbook."""
+    from rowmill.testing.fake_dify import FakeDify, serve  # noqa: PLC0415 -- as above
+
     session: Session = context.obj
     session.json = as_json
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import email.utils
 import re
+from datetime import UTC
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from rowmill.dify.raw import read_json
+from rowmill.dify.raw import clean_text, read_json
 from rowmill.domain.verdict import Failure, FailureKind
 
 if TYPE_CHECKING:
@@ -21,11 +23,11 @@ LONGEST_MESSAGE = 2000
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     """What an answer that is no 2xx (or no Dify answer at all) means for the run that was asked for."""
     error = _dify_error(body)
-    message = str((error or {}).get("message") or (error or {}).get("error") or "")[:LONGEST_MESSAGE]
+    message = (clean_text((error or {}).get("message") or (error or {}).get("error")) or "")[:LONGEST_MESSAGE]
     wait = read_retry_after(headers.get("Retry-After"), headers.get("Date"))
-    if error is None:
+    if error is None or 300 <= status < 400:  # noqa: PLR2004
         return _not_dify(status, headers, body, wait)
-    code = str(error.get("code") or f"http_{status}")
+    code = clean_text(error.get("code")) or f"http_{status}"
     return Failure(_kind(status), code, message, status, wait)
 
 
@@ -38,8 +40,9 @@ def _dify_error(body: bytes) -> dict[str, Any] | None:
 
 
 def _kind(status: int) -> FailureKind:
-    """Dify itself answered in JSON: 502 and 504 are never its own words."""
-    if status in (502, 504) or status >= 520:  # noqa: PLR2004
+    """Dify itself answered in JSON: 502 and 504 are never its own words. A success of another kind than 200, or JSON
+    that is not called so, may stand for a run."""
+    if status < 300 or status in (502, 504) or status >= 520:  # noqa: PLR2004
         return FailureKind.AMBIGUOUS
     if status >= 500 and status != 503:  # noqa: PLR2004
         return FailureKind.ERRORED
@@ -55,10 +58,17 @@ def _not_dify(status: int, headers: Mapping[str, str], body: bytes, wait: float 
         return Failure(FailureKind.REFUSED, "edge_1015" if "1015" in text else "http_429", shown, status, wait)
     if status == 413:  # noqa: PLR2004
         return Failure(FailureKind.REFUSED, "request_entity_too_large", shown, status)
+    if status < 300 and not _is_html(headers, text):  # noqa: PLR2004
+        return Failure(FailureKind.AMBIGUOUS, "reply_unreadable", shown, status)
     if status >= 500:  # noqa: PLR2004
         # A proxy speaks for a Dify that it could not reach, or that it stopped waiting for: the run may be alive.
         return Failure(FailureKind.AMBIGUOUS, f"http_{status}", shown, status, wait)
     return Failure(FailureKind.REFUSED, "not_dify", shown, status)
+
+
+def _is_html(headers: Mapping[str, str], text: str) -> bool:
+    """A login page or another site: whoever writes HTML has run nothing."""
+    return "html" in headers.get("Content-Type", "").lower() or text.lstrip("\ufeff \t\r\n").startswith("<")
 
 
 def _strip_html(text: str) -> str:
@@ -67,9 +77,9 @@ def _strip_html(text: str) -> str:
 
 
 def _origin(location: str) -> str:
-    """Where a redirect leads, without a path or query that could hold a secret."""
-    match = re.match(r"(https?://[^/?#]+)", location)
-    return match.group(1) if match else "another path"
+    """Where a redirect leads, without a path, query or password that could hold a secret."""
+    match = re.match(r"(https?://)(?:[^/?#]*@)?([^/?#@]+)", location, re.IGNORECASE)
+    return match.group(1) + match.group(2) if match else "another path"
 
 
 def read_retry_after(value: str | None, date: str | None) -> float | None:
@@ -83,10 +93,13 @@ def read_retry_after(value: str | None, date: str | None) -> float | None:
     return max(0.0, until - now) if until is not None and now is not None else None
 
 
+@lru_cache(maxsize=8)  # a hundred answers a second carry the same one
 def read_http_date(value: str | None) -> float | None:
     """Unix seconds of an HTTP date, or None."""
     try:
-        return email.utils.parsedate_to_datetime(value or "").timestamp()
+        date = email.utils.parsedate_to_datetime(value or "")
+        # HTTP dates are GMT, even where that word is missing.
+        return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 

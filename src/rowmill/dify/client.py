@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -120,6 +120,14 @@ class DifyClient:
     async def _post_run(
         self, request: RunRequest, deadline: float, on_send: Callable[[], None] | None
     ) -> aiohttp.ClientResponse:
+        sent = False
+
+        def sending() -> None:
+            nonlocal sent
+            sent = True
+            if on_send is not None:
+                on_send()
+
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._http().post(
@@ -127,15 +135,13 @@ class DifyClient:
                     data=_to_json(self._run_body(request)),
                     headers={"Content-Type": "application/json"},
                     allow_redirects=False,
-                    trace_request_ctx=on_send,
+                    trace_request_ctx=sending,
                 )
-        except TimeoutError as error:
-            # sock_connect raises a subclass of this: then nothing was sent.
-            sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
+        except TimeoutError:
             kind = FailureKind.AMBIGUOUS if sent else FailureKind.NOT_SENT
             raise DifyFailureError(Failure(kind, "no_answer" if sent else "connection_refused", "")) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise DifyFailureError(read_exception(error, sent=True)) from None
+            raise DifyFailureError(read_exception(error, sent=sent)) from None
 
     def _run_path(self, request: RunRequest) -> str:
         if self.mode is Mode.WORKFLOW and request.workflow_id:
@@ -207,7 +213,10 @@ class DifyClient:
         """The live events of a run that goes on (1.14 and later); for a finished one its end."""
         query = {"user": user, "include_state_snapshot": "true"}
         last = asyncio.get_running_loop().time() + self._deadlines.run
-        async with self._answer("GET", f"/workflow/{run_id}/events", query=query) as response:
+        async with AsyncExitStack() as stack:
+            async with self._within_reason():
+                answer = self._answer("GET", f"/workflow/{run_id}/events", query=query)
+                response = await stack.enter_async_context(answer)
             stream = _Stream(response, RunReader(self.mode, user), self._deadlines, last)
             while not stream.finished:
                 for event in await stream.more():
@@ -240,12 +249,19 @@ class DifyClient:
 
     async def upload(self, name: str, content: bytes, kind: str, user: str) -> Uploaded:
         """Upload one file (`kind` = its MIME type). Only this user can use it."""
-        form = aiohttp.FormData()
-        form.add_field("file", content, filename=name, content_type=kind)
+        # Dify takes the name as it stands: one that is quoted for 7 bits would show its percent signs in the app.
+        form = aiohttp.FormData(quote_fields=False)
+        safe = "".join(sign if sign.isprintable() else "_" for sign in name)
+        form.add_field("file", content, filename=safe, content_type=kind)
         form.add_field("user", user)
         body, _ = await self._call("POST", "/files/upload", form=form)
         answer = _json(body)
-        return Uploaded(str(answer["id"]), str(answer.get("name") or name), int(answer.get("size") or len(content)))
+        if not answer.get("id"):
+            raise DifyFailureError(Failure(FailureKind.REFUSED, "not_dify", "", HTTP_OK))
+        size = answer.get("size")
+        return Uploaded(
+            str(answer["id"]), str(answer.get("name") or name), size if isinstance(size, int) else len(content)
+        )
 
     # ── one exchange ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -258,12 +274,18 @@ class DifyClient:
         body: Any = None,
         form: aiohttp.FormData | None = None,
     ) -> tuple[bytes, Mapping[str, str]]:
+        async with (
+            self._within_reason(),
+            self._answer(method, path, query=query, body=body, form=form) as response,
+        ):
+            return await _read_all(response, LARGEST_EVENT), response.headers
+
+    @asynccontextmanager
+    async def _within_reason(self) -> AsyncIterator[None]:
+        """A deadline, and every failure as a DifyFailureError."""
         try:
-            async with (
-                asyncio.timeout(self._deadlines.answer),
-                self._answer(method, path, query=query, body=body, form=form) as response,
-            ):
-                return await _read_all(response, LARGEST_EVENT), response.headers
+            async with asyncio.timeout(self._deadlines.answer):
+                yield
         except TimeoutError as error:
             sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
             kind = FailureKind.AMBIGUOUS if sent else FailureKind.NOT_SENT
@@ -341,6 +363,10 @@ class _Stream:
         except TimeoutError:
             code = "silence"
         except (aiohttp.ClientError, OSError):
+            # aiohttp raises before it hands out what came ahead of the cut: a run id, or the whole outcome.
+            left = self._content._read_nowait(-1)  # noqa: SLF001
+            if left:
+                return left
             code = "connection_cut"
         if reader.nearly_done:
             return b""
@@ -407,9 +433,12 @@ def _logged(line: Any) -> LoggedRun | None:
     run = line.get("workflow_run") if isinstance(line, dict) else None
     if not isinstance(run, dict) or not run.get("id"):
         return None
-    user = (line.get("created_by_end_user") or {}).get("session_id")
-    created = run.get("created_at") or line.get("created_at") or 0
-    return LoggedRun(str(run["id"]), str(run.get("status")), float(created), user)
+    person = line.get("created_by_end_user")
+    user = person.get("session_id") if isinstance(person, dict) else None
+    created = run.get("created_at") or line.get("created_at")
+    # Before 1.2 times are texts.
+    moment = float(created) if isinstance(created, int | float) else read_http_date(str(created)) or 0.0
+    return LoggedRun(str(run["id"]), str(run.get("status")), moment, user)
 
 
 def _to_json(value: Any) -> bytes:
@@ -426,4 +455,5 @@ def is_http_url(text: str) -> bool:
         _ = parts.port
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username and not parts.query
+    extras = "@" in parts.netloc or "?" in text or "#" in text
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not extras

@@ -7,7 +7,7 @@ from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from rowmill.dify.raw import member_text, read_json
+from rowmill.dify.raw import clean_text, member_text, read_json
 from rowmill.domain.batch import Outcome, RunStatus
 from rowmill.domain.causes import Cause, cause_of_text
 from rowmill.domain.errors import DifyFailureError
@@ -29,7 +29,7 @@ class RunReader:
         self._answer: list[str] = []
         self._message_end: dict[str, Any] | None = None
         self._outcome: Outcome | None = None
-        self._prices: list[Decimal] = []
+        self._prices: dict[str, Decimal] = {}
         self._currency: str | None = None
         self.attached: Attached | None = None
 
@@ -54,29 +54,29 @@ class RunReader:
         return [Finished(self._with_usage(self._outcome))] if self._outcome is not None else []
 
     def _is_foreign(self, event: dict[str, Any]) -> bool:
-        run_id = event.get("workflow_run_id")
+        run_id = clean_text(event.get("workflow_run_id"))
         if run_id is None:
             return False
         if self.attached is not None and self.attached.run_id is not None:
-            return bool(run_id != self.attached.run_id)
+            return run_id != self.attached.run_id
         inputs = _object(_object(event.get("data")).get("inputs"))
         if event.get("event") == "workflow_started" and inputs.get("sys.user_id", self._user) != self._user:
             self._foreign.add(run_id)
         return run_id in self._foreign
 
     def _note_ids(self, event: dict[str, Any]) -> list[RunEvent]:
-        run_id, task_id, message_id = event.get("workflow_run_id"), event.get("task_id"), event.get("message_id")
-        known = self.attached
-        if not (run_id or message_id) or (known is not None and (known.run_id or not run_id)):
+        new, known = _ids(event), self.attached
+        if not (new.run_id or new.message_id) or (known is not None and (known.run_id or not new.run_id)):
             return []
-        self.attached = Attached(
-            run_id=run_id,
-            task_id=task_id or (known.task_id if known else None),
-            workflow_id=_object(event.get("data")).get("workflow_id"),
-            message_id=message_id,
-            conversation_id=event.get("conversation_id"),
-        )
-        return [self.attached]
+        if known is not None:
+            new = replace(
+                new,
+                task_id=new.task_id or known.task_id,
+                message_id=new.message_id or known.message_id,
+                conversation_id=new.conversation_id or known.conversation_id,
+            )
+        self.attached = new
+        return [new]
 
     def _act(self, event: dict[str, Any], text: str, *, damaged: bool) -> list[RunEvent]:
         match event.get("event"):
@@ -89,7 +89,7 @@ class RunReader:
             case name if name in _ANSWER_EVENTS and event.get("answer"):
                 self._answer.append(str(event["answer"]))
             case "node_finished":
-                self._note_price(_object(_object(event.get("data")).get("execution_metadata")))
+                self._note_price(_object(event.get("data")))
             case "error":
                 return self._fail(event)
         return []
@@ -113,34 +113,40 @@ class RunReader:
     def _chat_outputs(self, outputs: str) -> str:
         """The answer as the user would have seen it, beside whatever else the flow put out."""
         if self._answer or "answer" not in _object(read_json(outputs)):
-            return json.dumps({"answer": "".join(self._answer)}, ensure_ascii=False)
+            return _answer_json("".join(self._answer))
         return outputs
 
-    def _note_price(self, metadata: dict[str, Any]) -> None:
+    def _note_price(self, node: dict[str, Any]) -> None:
+        """Of each execution of a node once: its event can come twice."""
+        metadata = _object(node.get("execution_metadata"))
         try:
-            self._prices.append(Decimal(str(metadata["total_price"])))
-        except (KeyError, InvalidOperation):
+            price = Decimal(str(metadata.get("total_price")))
+        except InvalidOperation:
             return
-        self._currency = metadata.get("currency") or self._currency
+        if price.is_finite():
+            self._prices[clean_text(node.get("id")) or f"unnamed {len(self._prices)}"] = price
+            self._currency = clean_text(metadata.get("currency")) or self._currency
 
     def _with_usage(self, outcome: Outcome) -> Outcome:
-        usage = _object(_object(_object(self._message_end).get("metadata")).get("usage"))
-        price = usage.get("total_price") or (str(sum(self._prices)) if self._prices else None)
+        usage = _usage(_object(self._message_end))
+        price = clean_text(usage.get("total_price")) or (f"{sum(self._prices.values()):f}" if self._prices else None)
         known = self.attached
         return replace(
             outcome,
-            tokens=_first(outcome.tokens, usage.get("total_tokens")),
-            seconds=_first(outcome.seconds, usage.get("latency")),
+            tokens=_first(outcome.tokens, _number(usage.get("total_tokens"))),
+            seconds=_first(outcome.seconds, _number(usage.get("latency"))),
             price=price,
-            currency=usage.get("currency") or self._currency,
-            run_id=known.run_id if known else None,
+            currency=clean_text(usage.get("currency")) or self._currency,
+            run_id=(known.run_id if known else None) or outcome.run_id,
             task_id=known.task_id if known else None,
             message_id=known.message_id if known else None,
             conversation_id=known.conversation_id if known else None,
         )
 
     def _fail(self, event: dict[str, Any]) -> list[RunEvent]:
-        message, code = str(event.get("message") or ""), str(event.get("code") or "")
+        if self._outcome is not None:
+            return self.end()  # the run's own end has been told; what broke afterwards does not undo it
+        message, code = clean_text(event.get("message")) or "", clean_text(event.get("code")) or ""
         if self.attached is not None or code == "completion_request_error":
             return [Finished(self._with_usage(Outcome(RunStatus.FAILED, error=message or code)))]
         raise DifyFailureError(_start_failure(event, code, message))
@@ -160,32 +166,26 @@ def _start_failure(event: dict[str, Any], code: str, message: str) -> Failure:
 def read_blocking(body: bytes, mode: Mode) -> list[RunEvent]:
     """The JSON answer of a blocking run."""
     text, damaged = _decode(body)
-    answer = _object(read_json(text))
-    attached = Attached(
-        run_id=answer.get("workflow_run_id"),
-        task_id=answer.get("task_id"),
-        workflow_id=_object(answer.get("data")).get("workflow_id"),
-        message_id=answer.get("message_id"),
-        conversation_id=answer.get("conversation_id"),
-    )
+    answer = _read_object(text)
+    attached = _ids(answer)
     if isinstance(answer.get("data"), dict):
         outcome = _read_run(answer["data"], member_text(text, "data", "outputs"), attached)
     elif "answer" in answer and mode is not Mode.WORKFLOW:
         outcome = _read_message(answer, attached)
     else:
-        raise DifyFailureError(Failure(FailureKind.AMBIGUOUS, "reply_unreadable", text[:200], 200))
+        raise DifyFailureError(_unreadable(text))
     return [attached, Finished(replace(outcome, damaged=damaged))]
 
 
 def _read_message(answer: dict[str, Any], attached: Attached) -> Outcome:
-    usage = _object(_object(answer.get("metadata")).get("usage"))
+    usage = _usage(answer)
     return Outcome(
         RunStatus.SUCCEEDED,
-        outputs=json.dumps({"answer": answer.get("answer") or ""}, ensure_ascii=False),
-        tokens=usage.get("total_tokens"),
-        seconds=usage.get("latency"),
-        price=usage.get("total_price"),
-        currency=usage.get("currency"),
+        outputs=_answer_json(answer.get("answer") or ""),
+        tokens=_number(usage.get("total_tokens")),
+        seconds=_number(usage.get("latency")),
+        price=clean_text(usage.get("total_price")),
+        currency=clean_text(usage.get("currency")),
         run_id=attached.run_id,
         task_id=attached.task_id,
         message_id=attached.message_id,
@@ -196,30 +196,72 @@ def _read_message(answer: dict[str, Any], attached: Attached) -> Outcome:
 def read_detail(body: bytes) -> tuple[dict[str, Any], Outcome | None]:
     """`GET /workflows/run/{id}`: its fields, and the outcome where it has ended."""
     text, damaged = _decode(body)
-    detail = _object(read_json(text))
-    if detail.get("status") not in _STATUSES:
+    detail = _read_object(text)
+    if not _is_end(detail.get("status")):
         return detail, None
-    attached = Attached(run_id=detail.get("id"), task_id=None, workflow_id=detail.get("workflow_id"))
-    return detail, replace(_read_run(detail, member_text(text, "outputs"), attached), damaged=damaged)
+    return detail, replace(_read_run(detail, member_text(text, "outputs"), None), damaged=damaged)
 
 
 def _read_run(data: dict[str, Any], outputs: str | None, attached: Attached | None) -> Outcome:
     status = data.get("status")
-    if status not in _STATUSES:
-        # A status that no version known to us sends: never called a success.
-        return Outcome(RunStatus.FAILED, outputs or "{}", error=data.get("error") or f"status {status!r}")
+    known = _is_end(status)
     return Outcome(
-        RunStatus(status),
-        outputs=outputs if outputs not in (None, "null") else "{}",
-        error=data.get("error") or None,
-        tokens=data.get("total_tokens"),
-        seconds=data.get("elapsed_time"),
-        run_id=attached.run_id if attached else data.get("id"),
+        # A status that no version known to us sends is never called a success.
+        RunStatus(str(status)) if known else RunStatus.FAILED,
+        outputs="{}" if outputs is None or outputs == "null" else outputs,
+        error=clean_text(data.get("error")) or (None if known else f"status {status!r}"),
+        tokens=_number(data.get("total_tokens")),
+        seconds=_number(data.get("elapsed_time")),
+        run_id=(attached.run_id if attached else None) or clean_text(data.get("id")),
         task_id=attached.task_id if attached else None,
-        workflow_id=data.get("workflow_id"),
+        workflow_id=clean_text(data.get("workflow_id")),
         conversation_id=attached.conversation_id if attached else None,
         message_id=attached.message_id if attached else None,
     )
+
+
+def _ids(event: dict[str, Any]) -> Attached:
+    return Attached(
+        run_id=clean_text(event.get("workflow_run_id")),
+        task_id=clean_text(event.get("task_id")),
+        workflow_id=clean_text(_object(event.get("data")).get("workflow_id")),
+        message_id=clean_text(event.get("message_id")),
+        conversation_id=clean_text(event.get("conversation_id")),
+    )
+
+
+def _usage(message: dict[str, Any]) -> dict[str, Any]:
+    return _object(_object(message.get("metadata")).get("usage"))
+
+
+def _is_end(status: Any) -> bool:
+    return isinstance(status, str) and status in _STATUSES
+
+
+def _number(value: Any) -> Any:
+    """A number that a database can hold, or None."""
+    return value if isinstance(value, int | float) and abs(value) < 2**63 else None
+
+
+def _answer_json(answer: Any) -> str:
+    """As readable as can be: half a surrogate pair cannot be stored unescaped."""
+    outputs = json.dumps({"answer": answer}, ensure_ascii=False)
+    try:
+        outputs.encode()
+    except UnicodeEncodeError:
+        return json.dumps({"answer": answer})
+    return outputs
+
+
+def _read_object(text: str) -> dict[str, Any]:
+    try:
+        return _object(read_json(text))
+    except ValueError:
+        raise DifyFailureError(_unreadable(text)) from None
+
+
+def _unreadable(text: str) -> Failure:
+    return Failure(FailureKind.AMBIGUOUS, "reply_unreadable", text[:200], 200)
 
 
 def _decode(data: bytes) -> tuple[str, bool]:

@@ -63,6 +63,7 @@ def _texts(items: Any) -> tuple[str, ...]:
 def _positive(number: Any) -> int | None:
     """Dify writes "no limit" as null, 0 or not at all."""
     try:
-        return int(number) or None
-    except (TypeError, ValueError):
+        limit = int(number)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return limit if limit > 0 else None

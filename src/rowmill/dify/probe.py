@@ -29,8 +29,8 @@ async def probe(base_url: str, api_key: str) -> AppInfo:
             info, version = await client.info()
         except DifyFailureError as error:
             raise await _explain(base_url, api_key, error.failure) from None
-        mode = await _mode(client, info)
         try:
+            mode = await _mode(client, info)
             parameters = await client.parameters()
         except DifyFailureError as error:
             raise _explain_parameters(base_url, info, error.failure) from None
@@ -59,7 +59,9 @@ async def _guess_mode(client: DifyClient) -> Mode:
     """Before 1.4 `/info` does not say: only workflow apps have a workflow log."""
     try:
         await client.logs(limit="1")
-    except DifyFailureError:
+    except DifyFailureError as error:
+        if error.failure.kind is not FailureKind.REFUSED:
+            raise
         return Mode.CHATFLOW
     return Mode.WORKFLOW
 
@@ -80,9 +82,7 @@ async def _explain(base_url: str, api_key: str, failure: Failure) -> AppError:
     better = base_url.rstrip("/") + "/v1"
     if not base_url.rstrip("/").endswith("/v1") and await _answers(better, api_key):
         return AppError("app_url_without_v1", url=base_url, better=better)
-    if failure.kind is FailureKind.ERRORED:
-        return AppError("app_server_error", url=base_url, status=failure.status, message=failure.message)
-    return AppError("app_not_dify", url=base_url, status=failure.status)
+    return _explain_rest(base_url, failure)
 
 
 async def _answers(base_url: str, api_key: str) -> bool:
@@ -98,6 +98,11 @@ async def _answers(base_url: str, api_key: str) -> bool:
 def _explain_parameters(base_url: str, info: dict[str, Any], failure: Failure) -> AppError:
     if failure.code in ("app_unavailable", "agent_not_published"):
         return AppError("app_unpublished", app=str(info.get("name") or ""))
-    if failure.kind in (FailureKind.ERRORED, FailureKind.AMBIGUOUS):
+    return _explain_rest(base_url, failure)
+
+
+def _explain_rest(base_url: str, failure: Failure) -> AppError:
+    # Also a proxy's 502: how a Dify looks whose API is just starting.
+    if failure.status is not None and failure.status >= 500:  # noqa: PLR2004
         return AppError("app_server_error", url=base_url, status=failure.status, message=failure.message)
     return AppError("app_not_dify", url=base_url, status=failure.status)

@@ -12,6 +12,8 @@ from rowmill.domain.verdict import Failure, FailureKind
 # One event can hold all outputs of a run. More than this is a fault, or an attack.
 LARGEST_EVENT = 32 * 1024 * 1024
 
+_BOM = b"\xef\xbb\xbf"
+
 
 class EventDecoder:
     """Feed it bytes cut anywhere; it gives the data of each event that is complete."""
@@ -27,11 +29,15 @@ class EventDecoder:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The data of the events that this chunk completes, in order."""
+        if not chunk:
+            return []
         self._rest += chunk
-        if self._first and len(self._rest) >= 3:  # noqa: PLR2004
+        if self._first:
+            if len(self._rest) < len(_BOM) and _BOM.startswith(self._rest):
+                return []
             self._first = False
-            if self._rest.startswith(b"\xef\xbb\xbf"):
-                del self._rest[:3]
+            if self._rest.startswith(_BOM):
+                del self._rest[: len(_BOM)]
         events: list[bytes] = []
         for line in self._lines():
             self._take(line, events)
@@ -45,7 +51,8 @@ class EventDecoder:
         if self._after_cr and rest.startswith(b"\n"):
             del rest[:1]
         self._after_cr = False
-        if b"\r" not in rest:
+        # A big event comes in hundreds of chunks: look only at what is new.
+        if rest.find(b"\r", self._scanned) < 0:
             return self._split_at_lf()
         text = bytes(rest)
         self._after_cr = text.endswith(b"\r")
@@ -55,7 +62,6 @@ class EventDecoder:
         return lines
 
     def _split_at_lf(self) -> list[bytes]:
-        # A big event comes in hundreds of chunks: look only at what is new.
         last = self._rest.rfind(b"\n", self._scanned)
         if last < 0:
             self._scanned = len(self._rest)
@@ -73,4 +79,4 @@ class EventDecoder:
         elif line.startswith(b"data:"):
             value = line[6:] if line.startswith(b"data: ") else line[5:]
             self._data.append(value)
-            self._held += len(value)
+            self._held += len(value) + 1  # its line end counts too: lines without text are not free

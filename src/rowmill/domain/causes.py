@@ -60,6 +60,11 @@ PASSING = frozenset(
 HOPELESS = frozenset({Cause.MODEL_SETUP, Cause.QUOTA})
 
 _TEXTS: tuple[tuple[str, Cause], ...] = (
+    # First those that quote a name or an address, which may read like any of the others.
+    (r"is required in input form|in input form must|must be a string|does not match schema|invalid input type",
+     Cause.BAD_INPUT),
+    (r"invalid upload file|detected file type|file validation failed|number of files|invalid file url", Cause.BAD_FILE),
+    (r"reached maximum retries( \(\d+\))? for url|response size is too large|http request node", Cause.HTTP_NODE),
     (r"knowledge base request rate limit", Cause.KNOWLEDGE_RATE),
     (r"stopped by user|user requested stop", Cause.STOPPED),
     (r"maximum execution (time|steps) exceeded|app execution exceeded|max submit count", Cause.LIMIT),
@@ -69,14 +74,12 @@ _TEXTS: tuple[tuple[str, Cause], ...] = (
     (r"quota[_ ](has been |limit |is )?(exceeded|reached|exhausted|used)", Cause.QUOTA),
     (r"context[_ ]length|maximum context|prompt is too long|too many tokens|context window", Cause.CONTEXT),
     (r"content[_ ](filter|policy|management)|moderation|safety system|data_inspection_failed", Cause.MODERATION),
-    (r"too many requests|rate[_ ]?limit|\b429\b|throttl|tokens per min|tpm|\brpm\b", Cause.MODEL_RATE),
+    (r"too many requests|(?<!gene)rate[-_ ]?limit|(?<!line )\b429\b|throttl|tokens per min|\b[rt]pm\b",
+     Cause.MODEL_RATE),
     (r"queuepool limit", Cause.DATABASE),
     (r"killed by timeout|plugin daemon|plugindaemon|plugin_daemon", Cause.PLUGIN),
-    (r"reached maximum retries for url|response size is too large|http request node", Cause.HTTP_NODE),
-    (r"is required in input form|in input form must|must be a string|does not match schema|invalid input type",
-     Cause.BAD_INPUT),
-    (r"invalid upload file|detected file type|file validation failed|number of files|invalid file url", Cause.BAD_FILE),
-    (r"server unavailable|service unavailable|temporarily unavailable|overloaded|\b50[234]\b", Cause.MODEL_DOWN),
+    (r"server unavailable|service unavailable|temporarily unavailable|overloaded|(?<!line )\b50[234]\b",
+     Cause.MODEL_DOWN),
     (r"connection (error|aborted|reset)|timed? ?out|remotedisconnected|queue listening stopped", Cause.MODEL_DOWN),
     (r"sandbox|code execution|codenodeerror|traceback|line \d+, in", Cause.CODE_NODE),
 )  # fmt: skip

@@ -71,8 +71,9 @@ def _datetime_text(moment: dt.datetime) -> str:
 
 
 def _duration_text(span: dt.timedelta) -> str:
-    seconds = int(span.total_seconds())
-    return f"{seconds // 3600}:{seconds % 3600 // 60:02}:{seconds % 60:02}"
+    seconds = int(abs(span).total_seconds())
+    sign = "-" if span.days < 0 and seconds else ""
+    return f"{sign}{seconds // 3600}:{seconds % 3600 // 60:02}:{seconds % 60:02}"
 
 
 def to_json(cell: Cell) -> Any:

@@ -56,11 +56,14 @@ def _split(entries: str | list[Any] | dict[str, Any]) -> list[Any]:
 def _read_entry(spec: Field, entry: Any) -> tuple[dict[str, Any] | None, Misfit | None]:
     if isinstance(entry, dict):
         entry = entry.get("url") or entry.get("remote_url") or ""
+    if isinstance(entry, str):
+        entry = entry.strip()
     if not isinstance(entry, str) or not _is_link(entry):
         return None, ("file_not_url", {"found": str(entry)[:60]})
     if spec.upload_methods and "remote_url" not in spec.upload_methods:
         return None, ("file_links_refused", {})
-    return _typed(spec, entry)
+    scheme, colon, rest = entry.partition(":")
+    return _typed(spec, scheme.lower() + colon + rest)  # Dify knows a link by a small `http`
 
 
 def _is_link(text: str) -> bool:

@@ -117,7 +117,7 @@ def _feed(
 
 def _find_column(headers: Sequence[str], wanted: str) -> int:
     exact = [i for i, header in enumerate(headers) if header == wanted] or [
-        i for i, header in enumerate(headers) if _plain(header) == _plain(wanted)
+        i for i, header in enumerate(headers) if _plain(header) == _plain(wanted) != ""
     ]
     if len(exact) > 1:
         raise MappingError("header_twice", header=wanted, letters=_letters(exact))
@@ -132,7 +132,7 @@ def _find_column(headers: Sequence[str], wanted: str) -> int:
 def _guess(form: Form, spec: Field, headers: Sequence[str], stamped: Dict[str, str]) -> Feed | None:
     for reason, found in (
         (Reason.TEMPLATE, [i for i, h in enumerate(headers) if stamped.get(h) == spec.variable]),
-        (Reason.VARIABLE, [i for i, h in enumerate(headers) if h in _names(spec)]),
+        (Reason.VARIABLE, [i for i, h in enumerate(headers) if h in _names(form, spec)]),
         (Reason.LABEL, _by_label(form, spec, headers)),
         (Reason.SIMILAR, _similar(form, spec, headers)),
     ):
@@ -143,25 +143,27 @@ def _guess(form: Form, spec: Field, headers: Sequence[str], stamped: Dict[str, s
     return None
 
 
-def _names(spec: Field) -> set[str]:
-    return {spec.variable, "query"} if spec.variable == QUERY else {spec.variable}
+def _names(form: Form, spec: Field) -> set[str]:
+    question = spec.variable == QUERY and form.field("query") is None
+    return {spec.variable, "query"} if question else {spec.variable}
 
 
 def _by_label(form: Form, spec: Field, headers: Sequence[str]) -> list[int]:
     if sum(f.title == spec.title for f in form.fields) > 1:
         return []
-    return [i for i, h in enumerate(headers) if h in (spec.title, f"{spec.title} *", f"{spec.title}*")]
+    mine = {name for name in (spec.title, f"{spec.title} *", f"{spec.title}*") if form.field(name) in (None, spec)}
+    return [i for i, h in enumerate(headers) if h in mine]
 
 
 def _similar(form: Form, spec: Field, headers: Sequence[str]) -> list[int]:
     """Same words but for case, width, spaces, `_`, `*` and a `(variable)` behind; only where no other field fits."""
-    mine = {_plain(name) for name in _names(spec)} | {_plain(spec.title)}
+    mine = {_plain(name) for name in _names(form, spec)} | {_plain(spec.title)}
     others = {_plain(n) for f in form.fields if f != spec for n in (f.variable, f.title)}
     exact = {f.variable for f in form.fields} | {f.title for f in form.fields}
     found = []
     for index, header in enumerate(headers):
         names = {_plain(header), _plain(_INSIDE.sub("", header)), *(_plain(m) for m in _INSIDE.findall(header))} - {""}
-        if header not in exact and names & mine and not names & (others - mine):
+        if header not in exact and names & (mine - others) and not names & (others - mine):
             found.append(index)
     return found
 
@@ -198,5 +200,5 @@ def _letters(indexes: list[int]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = [name for name in names if name][:30]
-    return ", ".join(shown) + (" …" if len(names) > len(shown) else "")
+    named = [name for name in names if name]
+    return ", ".join(named[:30]) + (" …" if len(named) > 30 else "")  # noqa: PLR2004

@@ -12,8 +12,8 @@ DEPTH = 8
 
 
 def flatten(outputs: Any) -> dict[str, Cell]:
-    """Column name -> cell for one row's outputs, in Dify's order. A dot inside a key is written `\\.`, so that the key
-    `a.b` and the path a -> b stay two columns."""
+    """Column name -> cell for one row's outputs, in Dify's order. A dot inside a key is written `\\.`, a backslash
+    twice, so that the key `a.b` and the path a -> b stay two columns."""
     if not isinstance(outputs, dict):
         return {} if outputs is None else {"output": _leaf(outputs)}
     cells: dict[str, Cell] = {}
@@ -23,7 +23,7 @@ def flatten(outputs: Any) -> dict[str, Cell]:
 
 def _walk(node: dict[str, Any], prefix: str, cells: dict[str, Cell], depth: int) -> None:
     for key, value in node.items():
-        name = prefix + key.replace(".", "\\.")
+        name = prefix + key.replace("\\", "\\\\").replace(".", "\\.")
         if isinstance(value, dict) and value and not _is_file(value) and depth > 0:
             _walk(value, f"{name}.", cells, depth - 1)
         else:

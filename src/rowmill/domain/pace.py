@@ -50,12 +50,13 @@ class FixedPace:
         if signal is Signal.OK:
             self.proven, self._streak = True, 0
             return
-        if now < self.gate and retry_after is None:
-            return  # an answer to a request from before the gate closed tells nothing new
-        self._streak += 1
-        self.gate = max(self.gate, now + self._wait(signal, retry_after) * (1 + 0.25 * jitter))
         if signal is Signal.DOWN:
             self.proven = False
+        stale = now < self.gate
+        if stale and retry_after is None:
+            return  # an answer to a request from before the gate closed tells nothing new
+        self._streak += not stale
+        self.gate = max(self.gate, now + self._wait(signal, retry_after) * (1 + 0.25 * jitter))
 
     def _wait(self, signal: Signal, retry_after: float | None) -> float:
         grown = 2.0 ** min(self._streak - 1, 8)

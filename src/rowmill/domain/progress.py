@@ -48,12 +48,16 @@ class Speed:
         if finished:
             self._finished += finished
             self._ends.append((now, finished))
+        self._forget(now)
+
+    def _forget(self, now: float) -> None:
         while self._ends and self._ends[0][0] < now - self._window:
             self._ends.popleft()
 
     def rate(self, now: float) -> float:
         if self._start is None:
             return 0.0
+        self._forget(now)
         span = min(self._window, max(now - self._start, 0.001))
         return sum(n for _, n in self._ends) / span
 

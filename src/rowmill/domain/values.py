@@ -51,6 +51,13 @@ ABSENT = Reading(absent=True)
 
 def read_cell(spec: Field, cell: Cell, schema_check: Callable[[str, Any], str | None] | None = None) -> Reading:
     """The value of one field for one row, with everything that is wrong with it."""
+    try:
+        return _read_any(spec, cell, schema_check)
+    except RecursionError:
+        return _wrong("json_wrong", detail="nested too deeply")
+
+
+def _read_any(spec: Field, cell: Cell, schema_check: Callable[[str, Any], str | None] | None) -> Reading:
     if isinstance(cell, CellError):
         return _wrong("error_cell", found=cell.text)
     if is_empty(cell):
@@ -69,8 +76,8 @@ def _wrong(code: str, **params: Param) -> Reading:
 def _read_nothing(spec: Field) -> Reading:
     if spec.required:
         return _wrong("required_missing", kind=spec.kind.value)
-    if spec.kind is FieldKind.SELECT and spec.default == "" and spec.options and "" not in spec.options:
-        # Dify then puts its stored default "" in and refuses it: an option must be named.
+    if spec.kind is FieldKind.SELECT and spec.default is not None and spec.options and spec.default not in spec.options:
+        # Dify then puts its stored default in ("" in old apps) and refuses it: an option must be named.
         return _wrong("select_needs_choice", options=", ".join(spec.options))
     return ABSENT
 
@@ -93,6 +100,8 @@ def _read_text(spec: Field, cell: Cell) -> Reading:
     findings = []
     if "\x00" in text:
         text = text.replace("\x00", "")
+        if is_empty(text):
+            return _read_nothing(spec)
         findings.append(Finding("nul_removed", severity=Severity.WARNING))
     if _has_surrogate(text):
         return _wrong("broken_character")
@@ -157,6 +166,9 @@ def _read_checkbox(spec: Field, cell: Cell) -> Reading:
 def _read_json(spec: Field, cell: Cell, schema_check: Callable[[str, Any], str | None] | None) -> Reading:
     try:
         value = cell.value if isinstance(cell, JsonCell) else json.loads(as_text(cell))
+        # Python reads NaN, 1e999 and half characters, none of which can be sent.
+        if _has_surrogate(json.dumps(value, ensure_ascii=False, allow_nan=False)):
+            return _wrong("broken_character")
     except ValueError as error:
         return _wrong("json_wrong", detail=_short(str(error)))
     if not isinstance(value, dict):
@@ -170,6 +182,8 @@ def _read_json(spec: Field, cell: Cell, schema_check: Callable[[str, Any], str |
 def _read_file(spec: Field, cell: Cell) -> Reading:
     if isinstance(cell, (dt.date, dt.time, dt.timedelta, bool, int, float)):
         return _wrong("file_not_url", found=_short(as_text(cell)))
+    if _has_surrogate(as_text(cell)):
+        return _wrong("broken_character")
     entries = cell.value if isinstance(cell, JsonCell) else as_text(cell)
     files, problem = read_files(spec, entries)
     if problem is not None:

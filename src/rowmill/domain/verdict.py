@@ -87,6 +87,10 @@ _ROW_CODES: dict[str, Cause] = {
     "reply_too_large": Cause.TOO_LARGE,
 }
 
+_APP_CAUSES = frozenset({Cause.UNPUBLISHED, Cause.VERSION_GONE, Cause.NOT_DIFY, Cause.BAD_KEY, Cause.FORBIDDEN})
+
+# The model's own words in chat, agent and completion apps: a run was started.
+_MODEL_ERROR = "completion_request_error"
 _TOO_MANY = "too many requests"
 _UNPUBLISHED = "workflow not published"
 SERVER_TRIES = 3
@@ -107,11 +111,11 @@ def judge_failure(failure: Failure, tries: int) -> Verdict:
 def _judge_refusal(failure: Failure, cause: Cause, tries: int) -> Verdict:
     if cause in (Cause.APP_LIMIT, Cause.RATE_LIMIT, Cause.EDGE_LIMIT, Cause.UNREACHABLE):
         return Verdict(Action.RESEND, cause, counts=False)
-    if failure.code in _APP_CODES or cause in (Cause.UNPUBLISHED, Cause.VERSION_GONE, Cause.NOT_DIFY):
+    if failure.code in _APP_CODES or cause in _APP_CAUSES:
         return Verdict(Action.RESEND, cause, pause=True, counts=False)
-    if failure.code == "completion_request_error" and cause in PASSING:
+    if failure.code == _MODEL_ERROR and cause in PASSING:
         return judge_server_error(cause, tries)
-    return Verdict(Action.SETTLE, cause, RowMove.FAIL)
+    return Verdict(Action.SETTLE, cause, RowMove.FAIL, pause=cause in HOPELESS)
 
 
 def judge_server_error(cause: Cause, tries: int) -> Verdict:
@@ -126,6 +130,8 @@ def cause_of_failure(failure: Failure) -> Cause:
     text = failure.message.lower()
     if failure.kind is FailureKind.NOT_SENT:
         return Cause.UNREACHABLE
+    if failure.code == _MODEL_ERROR:
+        return cause_of_text(failure.message)
     if text.startswith(_TOO_MANY) or failure.code == "too_many_requests":
         return Cause.APP_LIMIT
     if _UNPUBLISHED in text:
@@ -143,6 +149,10 @@ def _cause_of_status(failure: Failure) -> Cause:
             return Cause.EDGE_LIMIT if failure.code == "edge_1015" else Cause.RATE_LIMIT
         case 503 if failure.kind is FailureKind.REFUSED:
             return Cause.UNREACHABLE
+        case 401:
+            return Cause.BAD_KEY
+        case 403:
+            return Cause.FORBIDDEN
         case 404:
             return Cause.VERSION_GONE if "workflow" in failure.message.lower() else Cause.NOT_FOUND
         case 413:
@@ -152,7 +162,7 @@ def _cause_of_status(failure: Failure) -> Cause:
         case int() as status if status >= 500:  # noqa: PLR2004
             return Cause.SERVER_ERROR
         case _:
-            return Cause.REPLY_LOST
+            return Cause.BAD_INPUT if failure.kind is FailureKind.REFUSED else Cause.REPLY_LOST
 
 
 def judge_outcome(outcome: Outcome, billed: int, retries: int) -> Verdict:

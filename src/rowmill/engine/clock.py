@@ -6,6 +6,10 @@ import asyncio
 import random
 import time
 from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class SystemClock:
@@ -19,6 +23,9 @@ class SystemClock:
 
     def chance(self) -> float:
         return random.random()  # noqa: S311 -- jitter, no secret
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(max(0.0, seconds), call)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, seconds))

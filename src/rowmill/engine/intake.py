@@ -89,8 +89,7 @@ class Intake:
     async def _wait_for_news(self) -> None:
         self._changed.clear()
         timeout = None if self._due is None else max(0.0, self._due - self._clock.wall())
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(timeout, self._changed.set) if timeout is not None else None
+        timer = self._clock.call_later(timeout, self._changed.set) if timeout is not None else None
         try:
             await self._changed.wait()
         finally:

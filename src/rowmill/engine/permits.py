@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rowmill.domain.events import Event, Fact
@@ -41,7 +42,7 @@ class Permits:
         """How many intents beyond the pace keep the lanes full while commits take `latency` seconds."""
         if not self.pace.proven:
             return 0
-        return min(self.pace.limit, math.floor(0.5 + self.pace.limit * 2.5 * latency / max(self.run_time, 0.001)))
+        return min(self.pace.limit, math.floor(0.5 + self.pace.limit * 5 * latency / max(self.run_time, 0.001)))
 
     async def reserve(self, latency: float, quit_: asyncio.Event) -> bool:
         """Wait until an intent may be committed; False when it is time to quit. Ends with `send` or `cancel`."""
@@ -107,12 +108,11 @@ class Permits:
                 _wake_one(waiters)
 
     async def _wait(self, waiters: deque[asyncio.Future[None]], deadline: float | None) -> None:
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiters.append(waiter)
         now = self._clock.monotonic()
         moments = [m - now for m in (deadline, self.pace.gate) if m is not None and m > now]
-        timer = loop.call_later(min(moments), _set, waiter) if moments else None
+        timer = self._clock.call_later(min(moments), partial(_set, waiter)) if moments else None
         try:
             await waiter
         finally:

@@ -107,7 +107,10 @@ class BatchRunner:
     def abandon(self) -> None:
         """Stop listening at once. Runs go on at Dify; the next start looks for what became of them."""
         self.drain()
-        for task in self._workers:
+        self._cancel()
+
+    def _cancel(self) -> None:
+        for task in (*self._workers, *self._searches):
             task.cancel()
 
     async def run(self) -> Ending:
@@ -124,9 +127,8 @@ class BatchRunner:
             if self._trouble is not None:
                 raise self._trouble
         finally:
-            self.abandon()
-            for search in self._searches:
-                search.cancel()
+            self._intake.stop()
+            self._cancel()
             await asyncio.gather(*self._workers, *self._searches, return_exceptions=True)
             await self._recorder.close()
         return self._ending

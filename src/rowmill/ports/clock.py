@@ -6,6 +6,11 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
 
 
 class Clock(Protocol):
@@ -19,6 +24,10 @@ class Clock(Protocol):
 
     def chance(self) -> float:
         """A random number in [0, 1), for jitter."""
+        ...
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> Timer:
+        """Call it after so many seconds, unless the timer is cancelled."""
         ...
 
     async def sleep(self, seconds: float) -> None: ...

@@ -18,7 +18,7 @@ def event(run: Run, name: str, data: dict[str, Any] | None = None, **top: Any) -
     """One event with the ids that its kind of app puts into it."""
     head: dict[str, Any] = {"event": name}
     if run.app.mode in CHATS:
-        head |= {"conversation_id": run.conversation_id}
+        head["conversation_id"] = run.conversation_id
     if run.app.mode != "workflow":
         head |= {"message_id": run.message_id, "created_at": int(run.began)}
     head["task_id"] = run.task_id
@@ -27,25 +27,42 @@ def event(run: Run, name: str, data: dict[str, Any] | None = None, **top: Any) -
     return b"data: " + orjson.dumps({**head, **top}) + b"\n\n"
 
 
+def error(run: Run, status: int, code: str, message: str) -> bytes:
+    """An error during the run: without a task id, unlike every other event."""
+    ids = {"workflow_run_id": run.run_id} if run.app.mode == "workflow" else {"message_id": run.message_id}
+    told = {"event": "error", **ids, "status": status, "code": code, "message": message}
+    return b"data: " + orjson.dumps(told) + b"\n\n"
+
+
 def has_workflow(run: Run) -> bool:
     return run.app.mode in ("workflow", "advanced-chat")
+
+
+def _system(run: Run) -> dict[str, Any]:
+    """The variables that Dify adds to the inputs."""
+    known: dict[str, Any] = {"sys.files": [], "sys.user_id": run.user}
+    if run.app.mode != "workflow":
+        known = {"sys.query": run.query, **known, "sys.dialogue_count": run.turn}
+    return {
+        **known,
+        "sys.app_id": run.app.app_id,
+        "sys.workflow_id": run.workflow_id,
+        "sys.workflow_run_id": run.run_id,
+    }
 
 
 def started(run: Run) -> bytes:
     """What a run says when it begins."""
     if not has_workflow(run):
         return b""
-    system: dict[str, Any] = {"sys.files": [], "sys.user_id": run.user, "sys.app_id": run.app.app_id}
-    if run.app.mode != "workflow":
-        system = {"sys.query": run.query, **system, "sys.dialogue_count": 1}
-    ids = {"sys.workflow_id": run.workflow_id, "sys.workflow_run_id": run.run_id}
     data = {
         "id": run.run_id,
         "workflow_id": run.workflow_id,
-        "inputs": {**run.inputs, **system, **ids},
+        "inputs": {**run.inputs, **_system(run)},
         "created_at": int(run.began),
-        "reason": "initial",
     }
+    if run.profile.tells_reason:
+        data["reason"] = "initial"
     return event(run, "workflow_started", data) + node_started(run, 0)
 
 
@@ -56,7 +73,7 @@ def _node(run: Run, index: int) -> dict[str, Any]:
         "node_id": name,
         "node_type": kind,
         "title": name.title(),
-        "index": index + 1,
+        "index": 1,
         "predecessor_node_id": None,
         "inputs": None,
         "inputs_truncated": False,
@@ -71,38 +88,74 @@ def node_started(run: Run, index: int) -> bytes:
     return event(run, "node_started", {**_node(run, index), "extras": {}, **_LOOSE, "agent_strategy": None})
 
 
-def node_finished(run: Run, index: int, *, failed: bool) -> bytes:
+def node_finished(run: Run, index: int, status: str = "succeeded") -> bytes:
+    return event(run, "node_finished", _node_end(run, index, status))
+
+
+def _node_end(run: Run, index: int, status: str) -> dict[str, Any]:
     kind = run.doing.nodes[index][1]
-    usage = {"total_tokens": run.doing.tokens, "total_price": run.doing.price, "currency": "USD"}
-    data = {
+    outputs = run.inputs if index == 0 else run.doing.outputs
+    return {
         **_node(run, index),
         "inputs": run.inputs if kind != "http-request" else {},
         "process_data": {},
         "process_data_truncated": False,
-        "outputs": {} if failed else run.doing.outputs,
+        "outputs": {} if status in ("failed", "retry") else outputs,
         "outputs_truncated": False,
-        "status": "failed" if failed else "succeeded",
-        "error": run.error if failed else None,
+        "status": status,
+        "error": {"succeeded": None, "exception": "Unknown error"}.get(status, run.error),
         "elapsed_time": 0.0001,
-        "execution_metadata": usage if kind == "llm" else None,
+        "execution_metadata": _node_metadata(run, kind, status),
         "finished_at": int(time.time()),
         "files": [],
         **_LOOSE,
     }
-    return event(run, "node_finished", data)
 
 
-def middle(run: Run) -> bytes:
-    """Nodes and text of a run that has come to its end."""
-    parts = [text(run, chunk) for chunk in run.doing.chunks]
+def _node_metadata(run: Run, kind: str, status: str) -> dict[str, Any] | None:
+    if kind == "llm":
+        return {"total_tokens": run.doing.tokens, "total_price": run.doing.price, "currency": "USD"}
+    return {"error_strategy": run.doing.rescued_by} if status == "exception" else None
+
+
+def until_work(run: Run) -> bytes:
+    """After the start, up to the node that takes the time."""
     if not has_workflow(run):
-        return b"".join(parts)
-    failed = run.status == "failed"
+        return b""
+    return _node_told(run, 0, "succeeded") + node_started(run, 1)
+
+
+def after_work(run: Run) -> bytes:
+    """From the node that takes the time to the last one. A stopped run says nothing of them."""
+    if not has_workflow(run):
+        return b"".join(text(run, chunk) for _, chunk in run.doing.chunks)
+    if run.status == "stopped" and run.stop_asked:
+        return b""
     last = len(run.doing.nodes) - 1
-    nodes = [node_finished(run, 0, failed=False)]
-    for index in range(1, last + 1):
-        nodes += [node_started(run, index), node_finished(run, index, failed=failed and index == last)]
-    return b"".join([*parts, *nodes])
+    nodes = [_node_told(run, 1, _node_status(run, 1, last))]
+    for index in range(2, last + 1):
+        nodes += [node_started(run, index), _node_told(run, index, _node_status(run, index, last))]
+    return b"".join(nodes)
+
+
+def _node_status(run: Run, index: int, last: int) -> str:
+    if run.status == "failed" and index == last:
+        return "failed"
+    return "exception" if run.doing.rescued_by and index == 1 else "succeeded"
+
+
+def _node_told(run: Run, index: int, status: str) -> bytes:
+    """What is said between a node's start and its end, and the end."""
+    parts = [_retry(run, count) for count in range(1, run.doing.retries + 1)] if index == 1 else []
+    if status != "failed":
+        parts += [text(run, chunk) for at, chunk in run.doing.chunks if at == index]
+    return b"".join([*parts, node_finished(run, index, status)])
+
+
+def _retry(run: Run, count: int) -> bytes:
+    told = _node_end(run, 1, "retry")
+    error = f"{run.profile.http_error} http://127.0.0.1:9701/flaky"
+    return event(run, "node_retry", {**told, "error": error, "retry_index": count})
 
 
 def text(run: Run, chunk: str) -> bytes:
@@ -114,7 +167,7 @@ def text(run: Run, chunk: str) -> bytes:
 
 
 def finished(run: Run, raw_outputs: str | None = None) -> bytes:
-    """The last events, in the order of 1.13.1 and later."""
+    """The last events."""
     closing = b""
     if run.app.mode != "workflow" and run.status in ("succeeded", "partial-succeeded"):
         closing = event(run, "message_end", id=run.message_id, metadata=metadata(run), files=[])
@@ -125,13 +178,19 @@ def finished(run: Run, raw_outputs: str | None = None) -> bytes:
     data = {
         **result(run),
         "created_by": {"id": run.message_id, "user": run.user},
-        "exceptions_count": int(run.status in ("failed", "partial-succeeded")),
+        "exceptions_count": _exceptions(run),
         "files": [],
     }
-    if raw_outputs is None:
-        return closing + event(run, "workflow_finished", data)
-    marked = event(run, "workflow_finished", {**data, "outputs": "@@raw@@"})
-    return closing + marked.replace(b'"@@raw@@"', raw_outputs.encode())
+    ending = event(run, "workflow_finished", data if raw_outputs is None else {**data, "outputs": "@@raw@@"})
+    if raw_outputs is not None:
+        ending = ending.replace(b'"@@raw@@"', raw_outputs.encode())
+    return closing + ending if run.profile.message_end_first else ending + closing
+
+
+def _exceptions(run: Run) -> int:
+    if run.status == "failed":
+        return run.doing.exceptions + 1
+    return run.doing.exceptions or int(run.status == "partial-succeeded")
 
 
 def _pause(run: Run) -> dict[str, Any]:
@@ -152,10 +211,15 @@ def result(run: Run) -> dict[str, Any]:
         "error": run.error,
         "elapsed_time": run.seconds if done else 0.0,
         "total_tokens": run.doing.tokens if done else 0,
-        "total_steps": len(run.doing.nodes) if done else 0,
+        "total_steps": _steps(run) if done else 0,
         "created_at": int(run.began),
         "finished_at": int(run.ended) if run.ended and done else None,
     }
+
+
+def _steps(run: Run) -> int:
+    """A stopped run came as far as its second node."""
+    return min(run.doing.steps, 2) if run.stop_asked else run.doing.steps
 
 
 def metadata(run: Run) -> dict[str, Any]:
@@ -190,10 +254,9 @@ def blocking(run: Run, raw_outputs: str | None = None) -> bytes:
 
 def detail(run: Run) -> dict[str, Any]:
     """`GET /workflows/run/{id}`: inputs are JSON text."""
-    system = {
-        "sys.files": [], "sys.user_id": run.user, "sys.app_id": run.app.app_id, "sys.timestamp": int(run.began),
-        "sys.workflow_id": run.workflow_id, "sys.workflow_run_id": run.run_id,
-    }  # fmt: skip
+    system = _system(run)
+    if run.app.mode == "workflow" and run.profile.tells_reason:
+        system["sys.timestamp"] = int(run.began)
     return {**result(run), "inputs": json.dumps({**run.inputs, **system}, ensure_ascii=True)}
 
 
@@ -208,7 +271,7 @@ def log_line(run: Run) -> dict[str, Any]:
             "triggered_from": "app-run",
             "created_at": core["created_at"],
             "finished_at": core["finished_at"],
-            "exceptions_count": 0,
+            "exceptions_count": _exceptions(run),
         },
         "details": None,
         "created_from": "service-api",

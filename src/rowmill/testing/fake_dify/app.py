@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import re
-import uuid
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import orjson
 
-from rowmill.testing.fake_dify import answers
+from rowmill.testing.fake_dify import answers, pages
 from rowmill.testing.fake_dify.apps import FakeApp, default_apps
+from rowmill.testing.fake_dify.bodies import (
+    Refusal,
+    check_body,
+    check_version,
+    crash,
+    integer,
+    is_uuid,
+    log_query,
+    read_json,
+)
 from rowmill.testing.fake_dify.execution import Execution
 from rowmill.testing.fake_dify.faults import Fault, Faults
 from rowmill.testing.fake_dify.profiles import PROFILES
 from rowmill.testing.fake_dify.runs import Ledger
+from rowmill.testing.fake_dify.uploads import accept
 from rowmill.testing.fake_dify.wire import Wire
 
 if TYPE_CHECKING:
@@ -22,20 +31,8 @@ if TYPE_CHECKING:
 
 JSON = dict[str, Any]
 WRONG_ROUTE = "Please check if your app mode matches the right API route."
+NO_METHOD = "The method is not allowed for the requested URL."
 UNAVAILABLE = "App unavailable, please check your app configurations."
-BAD_REQUEST = "The browser (or proxy) sent a request that this server could not understand."
-LIMITS = {
-    "image_file_size_limit": 10, "video_file_size_limit": 100, "audio_file_size_limit": 50, "file_size_limit": 15,
-    "workflow_file_upload_limit": 10,
-}  # fmt: skip
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "svg")
-MEGABYTE = 1024 * 1024
-
-
-class Refusal(Exception):  # noqa: N818 -- what Dify answers
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(code)
-        self.status, self.code, self.message = status, code, message
 
 
 class FakeDify:
@@ -78,6 +75,7 @@ class FakeDify:
         except Refusal as refusal:
             body = answers.refusal(refusal.code, refusal.message, refusal.status)
             await wire.answer(refusal.status, body)
+        await wire.hung_up()
 
     # ── routing ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -86,10 +84,9 @@ class FakeDify:
         if path.startswith("/_fake/"):
             await self._control(path, method, receive, wire)
             return
-        if not path.startswith("/v1/"):
-            raise Refusal(404, "not_found", "The requested URL was not found on the server.")
-        if path == "/v1/":
-            raise Refusal(404, "not_found", "The requested URL was not found on the server.")
+        if not path.startswith("/v1/") or path == "/v1/":
+            await wire.answer(404, pages.NOT_FOUND_PAGE, "text/html; charset=utf-8")
+            return
         app = self._app(scope)
         parts = path.removeprefix("/v1/").strip("/").split("/")
         query = dict(parse_qsl(scope["query_string"].decode()))
@@ -97,7 +94,7 @@ class FakeDify:
             await wire.answer(*self._get(app, parts, query))
             return
         if method != "POST":
-            raise Refusal(405, "method_not_allowed", "The method is not allowed for the requested URL.")
+            raise Refusal(405, "method_not_allowed", NO_METHOD)
         await self._post(app, parts, scope, receive, wire)
 
     def _app(self, scope: JSON) -> FakeApp:
@@ -117,14 +114,19 @@ class FakeDify:
     def _get(self, app: FakeApp, parts: list[str], query: dict[str, str]) -> tuple[int, bytes]:
         match parts:
             case ["info"]:
-                info = {"name": app.name, "description": app.description, "tags": [], "mode": app.mode}
-                return 200, orjson.dumps({**info, "author_name": "admin"})
+                return 200, orjson.dumps(pages.info(app))
             case ["parameters"]:
-                return 200, orjson.dumps(self._parameters(app))
+                if not app.published:
+                    raise Refusal(400, "app_unavailable", UNAVAILABLE)
+                return 200, orjson.dumps(pages.parameters(app))
             case ["meta"]:
                 return 200, b'{"tool_icons":{}}'
             case ["site"]:
-                return 200, orjson.dumps({"title": app.name, "default_language": "en-US", "description": None})
+                return 200, orjson.dumps(pages.site(app))
+            case ["conversations" | "messages" as what] if app.mode in answers.CHATS:
+                return 200, orjson.dumps(self._said(app, what, query))
+            case ["workflows", "run"] | ["chat-messages"] | ["completion-messages"] | ["files", "upload"]:
+                raise Refusal(405, "method_not_allowed", NO_METHOD)
             case ["workflows", "run", run_id]:
                 return self._detail(app, run_id)
             case ["workflows", "logs"]:
@@ -132,28 +134,19 @@ class FakeDify:
             case ["workflow", run_id, "events"] if self.profile.events_endpoint:
                 return self._events(app, run_id, query)
             case _:
-                raise Refusal(404, "not_found", "The requested URL was not found on the server.")
+                raise Refusal(404, "not_found", pages.NOT_FOUND_TEXT)
 
-    def _parameters(self, app: FakeApp) -> JSON:
-        if not app.published:
-            raise Refusal(400, "app_unavailable", UNAVAILABLE)
-        off = {"enabled": False}
-        switches = ("suggested_questions_after_answer", "speech_to_text", "annotation_reply", "more_like_this")
-        return {
-            "opening_statement": "",
-            "suggested_questions": [],
-            **dict.fromkeys(switches, off),
-            "text_to_speech": {**off, "language": "", "voice": ""},
-            "retriever_resource": {"enabled": True},
-            "user_input_form": app.form,
-            "sensitive_word_avoidance": off,
-            "file_upload": off,
-            "system_parameters": LIMITS,
-        }
+    def _said(self, app: FakeApp, what: str, query: dict[str, str]) -> JSON:
+        user = query.get("user", "")
+        if what == "conversations":
+            limit = integer("ConversationListQuery", query, "limit", 20, 100)
+            return self.execution.chats.conversations(app, user, limit)
+        limit = integer("MessageListQuery", query, "limit", 20, 100)
+        return self.execution.chats.messages(app, user, query.get("conversation_id", ""), limit)
 
     def _detail(self, app: FakeApp, run_id: str) -> tuple[int, bytes]:
-        if not _is_uuid(run_id):
-            raise Refusal(500, "internal_server_error", "The server encountered an internal error.")
+        if not is_uuid(run_id):
+            raise crash()
         run = self.execution.seen(run_id)
         if run is None or run.app is not app:
             if self.profile.unknown_run == 200:  # noqa: PLR2004
@@ -162,7 +155,7 @@ class FakeDify:
         return 200, orjson.dumps(answers.detail(run)).replace(b'"@@raw@@"', self.execution.raw.get(run_id, b'""'))
 
     def _events(self, app: FakeApp, run_id: str, query: dict[str, str]) -> tuple[int, bytes]:
-        run = self.execution.seen(run_id) if _is_uuid(run_id) else None
+        run = self.execution.seen(run_id) if is_uuid(run_id) else None
         if run is None or run.app is not app or query.get("user") != run.user or run.status == "running":
             raise Refusal(404, "not_found", "Workflow run not found.")
         return 200, answers.finished(run)
@@ -170,10 +163,7 @@ class FakeDify:
     def _logs(self, app: FakeApp, query: dict[str, str]) -> JSON:
         if app.mode != "workflow":
             raise Refusal(400, "not_workflow_app", WRONG_ROUTE)
-        page, limit = _integer(query, "page", 1, 99999), _integer(query, "limit", 20, 100)
-        status = query.get("status")
-        if status not in (None, "succeeded", "failed", "stopped"):
-            raise Refusal(400, "invalid_param", f"1 validation error for WorkflowLogQuery\nstatus\n  {status!r}")
+        page, limit, status = log_query(query)
         found = self.execution.logged(app, query)
         found = [run for run in found if status is None or run.status == status]
         shown = found[(page - 1) * limit : page * limit]
@@ -210,48 +200,20 @@ class FakeDify:
             case ["chat-messages"] | ["completion-messages"]:
                 pass
             case _:
-                raise Refusal(404, "not_found", "The requested URL was not found on the server.")
-        _check_body(app, body)
-        _check_version(app, pinned)
+                raise Refusal(404, "not_found", pages.NOT_FOUND_TEXT)
+        check_body(app, body)
+        check_version(app, pinned)
         if not app.published:
             raise Refusal(400, "invalid_param", "Workflow not published")
         return pinned
 
     async def _json(self, scope: JSON, receive: Any) -> JSON:
-        data = await _body(receive)
-        kind = next((v for k, v in scope["headers"] if k == b"content-type"), b"")
-        if not kind.startswith(b"application/json"):
-            text = "Did not attempt to load JSON data because the request Content-Type was not 'application/json'."
-            raise Refusal(415, "unsupported_media_type", text)
-        try:
-            body = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            raise Refusal(400, "bad_request", BAD_REQUEST) from None
-        if not isinstance(body, dict):
-            raise Refusal(500, "internal_server_error", "The server encountered an internal error.")
-        return body
+        return read_json(_content_type(scope), await _body(receive))
 
     def _upload(self, app: FakeApp, scope: JSON, data: bytes) -> JSON:
-        header = next((v.decode() for k, v in scope["headers"] if k == b"content-type"), "")
-        boundary = header.partition("boundary=")[2].strip('"').encode()
-        parts = _multipart(data, boundary) if boundary else []
-        files = [part for part in parts if part[0] == "file"]
-        if not files:
-            raise Refusal(400, "no_file_uploaded", "Please upload your file.")
-        if len(files) > 1:
-            raise Refusal(400, "too_many_files", "Only one file is allowed.")
-        _, name, content = files[0]
-        user = next((value.decode() for field, _, value in parts if field == "user"), "DEFAULT-USER")
-        ending = name.rsplit(".", 1)[-1].lower() if "." in name else ""
-        if len(content) > (10 if ending in IMAGES else 15) * MEGABYTE:
-            raise Refusal(413, "file_too_large", "")
-        file_id = str(uuid.uuid4())
-        kind = "image" if ending in IMAGES else "document"
-        self.files[file_id] = {"name": name, "kind": kind, "size": len(content), "owner": (app.key, user)}
-        known = {"id": file_id, "name": name, "size": len(content), "extension": ending}
-        empty = dict.fromkeys(("preview_url", "original_url", "user_id", "conversation_id", "file_key"))
-        more = {"mime_type": "application/octet-stream", "created_by": file_id, "created_at": 1795471013}
-        return {**known, **more, "source_url": f"http://127.0.0.1:5001/files/{file_id}", "tenant_id": "t", **empty}
+        file_id, known, answer = accept(app, _content_type(scope).decode(), data)
+        self.files[file_id] = known
+        return answer
 
     def _find_file(self, app: FakeApp, user: str) -> Any:
         def find(file_id: str) -> JSON | None:
@@ -289,54 +251,13 @@ class FakeDify:
                 setattr(app, name, value)
 
 
-def _check_body(app: FakeApp, body: JSON) -> None:
-    name = "WorkflowRunPayload" if app.mode == "workflow" else "ChatRequestPayload"
-    if not body.get("user"):
-        raise Refusal(400, "invalid_param", "Arg user must be provided.")
-    if not isinstance(body.get("inputs"), dict):
-        what = "Input should be a valid dictionary" if "inputs" in body else "Field required"
-        raise Refusal(400, "invalid_param", f"1 validation error for {name}\ninputs\n  {what}")
-    if body.get("response_mode") not in (None, "blocking", "streaming"):
-        what = "Input should be 'blocking' or 'streaming'"
-        raise Refusal(400, "invalid_param", f"1 validation error for {name}\nresponse_mode\n  {what}")
-    if app.mode in answers.CHATS:
-        if "query" not in body:
-            raise Refusal(400, "invalid_param", f"1 validation error for {name}\nquery\n  Field required")
-        if not body["query"]:
-            raise Refusal(400, "invalid_param", "query is required")
-        if app.mode == "agent-chat" and body.get("response_mode") != "streaming":
-            raise Refusal(400, "invalid_param", "Agent Chat App does not support blocking mode")
-
-
-def _check_version(app: FakeApp, pinned: str | None) -> None:
-    if pinned is None:
-        return
-    if not _is_uuid(pinned):
-        raise Refusal(400, "bad_request", f"Invalid workflow_id format: '{pinned}'. ")
-    if pinned not in app.versions:
-        raise Refusal(404, "not_found", f"Workflow not found with id: {pinned}")
-
-
-def _integer(query: dict[str, str], name: str, default: int, most: int) -> int:
-    try:
-        number = int(query.get(name, default))
-    except ValueError:
-        number = 0
-    if not 1 <= number <= most:
-        raise Refusal(400, "invalid_param", f"1 validation error for WorkflowLogQuery\n{name}\n  out of range")
-    return number
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
+def _content_type(scope: JSON) -> bytes:
+    found: bytes = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    return found
 
 
 async def _body(receive: Any) -> bytes:
-    parts = []
+    parts: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -344,16 +265,3 @@ async def _body(receive: Any) -> bytes:
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
             return b"".join(parts)
-
-
-def _multipart(data: bytes, boundary: bytes) -> list[tuple[str, str, bytes]]:
-    """(field, file name, content) of each part."""
-    parts: list[tuple[str, str, bytes]] = []
-    for piece in data.split(b"--" + boundary)[1:-1]:
-        head, _, content = piece.strip(b"\r\n").partition(b"\r\n\r\n")
-        if piece.endswith(b"\r\n\r\n\r\n"):
-            content = b""
-        field = re.search(rb'[ ;]name="([^"]*)"', head)
-        name = re.search(rb'filename="([^"]*)"', head)
-        parts.append((field.group(1).decode() if field else "", name.group(1).decode() if name else "", content))
-    return parts

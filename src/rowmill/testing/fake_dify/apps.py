@@ -21,6 +21,8 @@ class FakeApp:
     published: bool = True
     enabled: bool = True
     max_active: int = 0
+    node_timeout_s: float = 10.0
+    """how long its HTTP node waits"""
     description: str = ""
     app_id: str = ""
     workflow_id: str = ""
@@ -72,14 +74,20 @@ def _workflows() -> list[FakeApp]:
         control("file-list", "docs", "Docs", **{**_FILE_RULES, "max_length": 3}),
         control("text-input", "query", "Query", max_length=256),
     ]
+    retry = [
+        control("text-input", "key", "Key", required=True, max_length=256),
+        control("number", "fails", "Fails", required=True),
+    ]
     return [
         FakeApp("app-echo", "echo", form=echo, description="echoes its inputs"),
         FakeApp("app-slow", "slow", form=slow, behaviour="slow"),
         FakeApp("app-slow-default", "slow-default", form=slow, behaviour="slow-default"),
-        FakeApp("app-slow-failbranch", "slow-failbranch", form=slow, behaviour="slow-default"),
+        FakeApp("app-slow-failbranch", "slow-failbranch", form=slow, behaviour="slow-failbranch"),
+        FakeApp("app-slow-retry", "slow-retry", form=retry, behaviour="retry"),
         FakeApp("app-limited", "limited", form=slow, behaviour="slow", max_active=2),
         FakeApp("app-deadend", "succeeded-deadend", form=slow, behaviour="deadend"),
         FakeApp("app-files", "files", form=files),
+        FakeApp("app-files-extract", "files-extract", form=files[:1], behaviour="extract"),
         FakeApp("app-unpublished", "unpublished", form=echo, published=False, description="never published"),
     ]
 
@@ -87,7 +95,7 @@ def _workflows() -> list[FakeApp]:
 def _chats() -> list[FakeApp]:
     name = [control("text-input", "name", "Name", max_length=48)]
     return [
-        FakeApp("app-chatflow", "chatflow", "advanced-chat", name, "answer"),
+        FakeApp("app-chatflow", "chatflow", "advanced-chat", name, "answer", description="chatflow echo"),
         FakeApp("app-chatflow-slow", "chatflow-slow", "advanced-chat", [_DELAY, _MODE], "answer-slow"),
         FakeApp("app-chat", "chat", "chat", name, "answer"),
         FakeApp("app-agent", "agent", "agent-chat", name, "answer"),

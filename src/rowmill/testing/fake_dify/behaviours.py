@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rowmill.testing.fake_dify.apps import FakeApp
+    from rowmill.testing.fake_dify.profiles import Profile
+
+    FindFile = Callable[[str], dict[str, Any] | None]
 
 RATE_LIMIT = "[models] Rate Limit Error, you exceeded the requests per minute of your account (429)"
-HTTP_FAILED = "Reached maximum retries for URL http://127.0.0.1:9701/sleep"
+HTTP_NODE_RETRIES = 3
+FIRST_ERROR = 400
 
 
 @dataclass(slots=True)
@@ -23,62 +30,137 @@ class Doing:
     error: str | None = None
     tokens: int = 0
     delay: float | None = None
-    chunks: tuple[str, ...] = ()
+    chunks: tuple[tuple[int, str], ...] = ()
+    """(index of the node during which it is said, text)"""
     price: str | None = None
+    retries: int = 0
+    rescued_by: str | None = None
+    """the error strategy that replaced a failed node's outputs"""
+
+    @property
+    def steps(self) -> int:
+        return len(self.nodes) + self.retries
+
+    @property
+    def exceptions(self) -> int:
+        return self.retries + (self.rescued_by is not None)
 
 
-def decide(app: FakeApp, inputs: dict[str, Any], query: str) -> Doing:
+def decide(app: FakeApp, inputs: dict[str, Any], query: str, find_file: FindFile, profile: Profile) -> Doing:
     """What a run with these inputs does."""
     match app.behaviour:
-        case "slow" | "slow-default" | "deadend":
-            return _slow(app.behaviour, inputs)
+        case "slow" | "slow-default" | "slow-failbranch" | "deadend":
+            return _slow(app, inputs, profile)
+        case "retry":
+            return _retry(inputs, profile)
+        case "extract":
+            return _extract(inputs, find_file)
         case "answer":
-            return _answer(f"echo: {query} name={inputs.get('name')}")
+            return _answer(query, inputs.get("name"))
         case "answer-slow":
-            return _slow_answer(inputs)
+            return _slow_answer(inputs, profile)
         case "titles":
             return _titles(inputs)
         case _:
-            chunks = tuple(_chunk(value) for value in inputs.values() if value is not None)
-            return Doing(outputs=inputs, chunks=chunks)
+            return Doing(outputs=inputs, chunks=_said(0, inputs))
+
+
+def _said(node: int, outputs: dict[str, Any]) -> tuple[tuple[int, str], ...]:
+    """Outputs as a stream says them: one piece each, and line breaks between."""
+    texts = [_chunk(value) for value in outputs.values() if value is not None]
+    pieces = [piece for text in texts for piece in ("\n", text)][1:]
+    return tuple((node, piece) for piece in pieces)
 
 
 def _chunk(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False, indent=2)
     return value if isinstance(value, str) else str(value)
 
 
 _HTTP = (("start", "start"), ("http", "http-request"), ("end", "end"))
+_HTTP_ONLY = _HTTP[:2]
 
 
 def _seconds(inputs: dict[str, Any]) -> float:
     return float(inputs.get("delay_ms") or 0) / 1000
 
 
-def _slow(behaviour: str, inputs: dict[str, Any]) -> Doing:
-    mode, delay = inputs.get("mode") or "200", _seconds(inputs)
-    if behaviour == "deadend":
-        return Doing(nodes=(("start", "start"), ("http", "http-request")), delay=delay)
-    if mode in ("500", "hang", "reset", "timeout"):
-        if behaviour == "slow-default":
-            outputs = {"status_code": 0, "body": "default", "query": inputs.get("query")}
-            return Doing(_HTTP, outputs, "partial-succeeded", delay=delay)
-        return Doing(_HTTP[:2], {}, "failed", HTTP_FAILED, delay=delay)
-    body = f'{{"ok": true, "slept_ms": "{int(delay * 1000)}", "status": {mode}, "q": "{inputs.get("query")}"}}'
-    return Doing(_HTTP, {"status_code": int(mode), "body": body, "query": inputs.get("query")}, delay=delay)
+def _slow(app: FakeApp, inputs: dict[str, Any], profile: Profile) -> Doing:
+    delay, query = _seconds(inputs), inputs.get("query")
+    error, delay = _http_error(str(inputs.get("mode") or "200"), delay, app.node_timeout_s, profile)
+    if app.behaviour == "deadend":
+        return Doing(_HTTP_ONLY, delay=delay)
+    if error is not None:
+        return _http_failed(app.behaviour, query, error, delay)
+    status = int(inputs.get("mode") or 200)
+    said = {"ok": status < FIRST_ERROR, "slept_ms": str(int(delay * 1000)), "status": status, "q": query or ""}
+    outputs = {"status_code": status, "body": json.dumps(said), "query": query}
+    return Doing(_HTTP, outputs, delay=delay, chunks=_said(1, outputs))
+
+
+def _http_error(mode: str, delay: float, timeout: float, profile: Profile) -> tuple[str | None, float]:
+    """The HTTP node's error, and how long it took."""
+    match mode:
+        case "500":
+            return f"{profile.http_error} http://127.0.0.1:9701/sleep", delay
+        case "reset":
+            return "Server disconnected without sending a response.", delay
+        case "timeout":
+            return "timed out", delay
+        case "hang":
+            return "timed out", timeout
+        case _:
+            return ("timed out", timeout) if delay > timeout else (None, delay)
+
+
+def _http_failed(behaviour: str, query: Any, error: str, delay: float) -> Doing:
+    if behaviour == "slow-default":
+        outputs = {"status_code": 0, "body": "DEFAULT", "query": query}
+        how = "default-value"
+        return Doing(_HTTP, outputs, "partial-succeeded", delay=delay, chunks=_said(2, outputs), rescued_by=how)
+    if behaviour == "slow-failbranch":
+        outputs = {"error": error, "error_type": "HttpRequestNodeError", "query": query}
+        nodes, how = (*_HTTP_ONLY, ("end_fail", "end")), "fail-branch"
+        return Doing(nodes, outputs, "partial-succeeded", delay=delay, chunks=_said(1, outputs), rescued_by=how)
+    return Doing(_HTTP_ONLY, {}, "failed", error, delay=delay)
+
+
+def _retry(inputs: dict[str, Any], profile: Profile) -> Doing:
+    """An HTTP node that is tried up to four times; each failure but the last is told as a retry."""
+    fails = int(inputs.get("fails") or 0)
+    if fails > HTTP_NODE_RETRIES:
+        error = f"{profile.http_error} http://127.0.0.1:9701/flaky"
+        return Doing(_HTTP_ONLY, {}, "failed", error, retries=HTTP_NODE_RETRIES)
+    outputs = {"status_code": 200, "body": json.dumps({"call": fails + 1, "status": 200})}
+    status = "partial-succeeded" if fails else "succeeded"
+    return Doing(_HTTP, outputs, status, chunks=_said(1, outputs), retries=fails)
+
+
+def _extract(inputs: dict[str, Any], find_file: FindFile) -> Doing:
+    known = find_file(str(inputs["doc"]["related_id"])) or {"content": b""}
+    outputs = {"text": known["content"].decode("utf-8", "replace")}
+    nodes = (("start", "start"), ("extract", "document-extractor"), ("end", "end"))
+    return Doing(nodes, outputs, chunks=_said(1, outputs))
 
 
 _ANSWER = (("start", "start"), ("answer", "answer"))
 
 
-def _answer(text: str, delay: float | None = None) -> Doing:
-    half = len(text) // 2
-    return Doing(_ANSWER, {"answer": text}, tokens=len(text), chunks=(text[:half], text[half:]), delay=delay)
+def _answer(query: str, name: Any) -> Doing:
+    pieces = ("echo: ", query, " name=", "" if name is None else str(name))
+    text = "".join(pieces)
+    chunks = tuple((0, piece) for piece in pieces)
+    return Doing(_ANSWER, {"answer": text, "files": []}, tokens=len(text), chunks=chunks)
 
 
-def _slow_answer(inputs: dict[str, Any]) -> Doing:
+def _slow_answer(inputs: dict[str, Any], profile: Profile) -> Doing:
     if inputs.get("mode") == "500":
-        return Doing(_HTTP[:2], {}, "failed", HTTP_FAILED, delay=_seconds(inputs), chunks=("got ",))
-    return _answer("got 200", _seconds(inputs))
+        error = f"{profile.http_error} http://127.0.0.1:9701/sleep"
+        return Doing(_HTTP_ONLY, {}, "failed", error, delay=_seconds(inputs), chunks=((0, "got "),))
+    nodes = (*_HTTP_ONLY, ("answer", "answer"))
+    outputs = {"answer": "got 200", "files": []}
+    return Doing(nodes, outputs, tokens=7, delay=_seconds(inputs), chunks=((0, "got "), (1, "200")))
 
 
 _HOOKS = ("Everyday", "Trusted", "Light", "Best-loved", "New")
@@ -96,6 +178,6 @@ def _titles(inputs: dict[str, Any]) -> Doing:
         nodes=(("start", "start"), ("writer", "llm"), ("end", "end")),
         outputs={"title": title, "tags": words, "seo": {"score": 60 + seed % 40, "keywords": words[:2]}},
         tokens=tokens,
-        chunks=(title,),
+        chunks=((1, title),),
         price=f"{tokens * 0.0000006:.7f}",
     )

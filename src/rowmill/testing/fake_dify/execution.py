@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rowmill.testing.fake_dify import answers
 from rowmill.testing.fake_dify.behaviours import RATE_LIMIT, decide
+from rowmill.testing.fake_dify.chats import Chats, UnknownConversationError
 from rowmill.testing.fake_dify.inputs import BrokenInputsError, RefusedInputsError, read_inputs
 from rowmill.testing.fake_dify.runs import MOST_RUNS, Ledger, Run
 from rowmill.testing.fake_dify.strikes import refuse, strange
@@ -61,17 +62,24 @@ class Execution:
         self._active: dict[str, int] = {}
         self._slot_count = slots
         self._slots: asyncio.Semaphore | None = None
-        self.new_process()
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._by_user: dict[tuple[str, str], list[Run]] = {}
         self._by_task: dict[str, Run] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._in_worker: list[tuple[Run, Fault | None]] = []
+        self.chats = Chats()
         self.raw: dict[str, bytes] = {}
+        self.new_process()
 
     def new_process(self) -> None:
-        """The server was started again: nothing is running any more; what was logged still is."""
+        """The API was started again. Its own runs are lost; those in the queue or in the worker came to their end."""
         self._slots = asyncio.Semaphore(self._slot_count) if self._slot_count else None
         self._active.clear()
+        orphans, self._in_worker = self._in_worker, []
+        for run, fault in orphans:
+            if run.began == 0.0:
+                self._begin(run, fault)
+            self._end(run, fault, heard=False)
 
     # ── what other requests see ─────────────────────────────────────────────────────────────────────────────────
 
@@ -116,11 +124,10 @@ class Execution:
         if inputs is None or not await self._below_limit(app, wire, streaming=streaming):
             return
         query = str(body.get("query") or "")
-        doing = decide(app, inputs, query)
-        run = Run(app, str(body["user"]), inputs, query, doing, streaming, body["inputs"])
+        doing = decide(app, inputs, query, find_file, self._profile)
+        run = Run(app, str(body["user"]), inputs, query, doing, streaming, body["inputs"], self._profile)
         run.workflow_id = pinned or app.workflow_id
-        if body.get("conversation_id"):
-            run.conversation_id = body["conversation_id"]
+        self.chats.join(run, body)
         self._active[app.key] = self._active.get(app.key, 0) + 1
         try:
             await (self._stream(run, fault, wire) if streaming else self._block(run, fault, wire))
@@ -130,14 +137,17 @@ class Execution:
     async def _read(
         self, app: FakeApp, body: dict[str, Any], wire: Wire, find_file: Callable[[str], Any], *, streaming: bool
     ) -> dict[str, Any] | None:
+        late = streaming and self._profile.invalid_stream != "400" and app.mode in ("workflow", "advanced-chat")
         try:
+            self.chats.check(app, body)
             return read_inputs(app, body["inputs"], find_file)
-        except RefusedInputsError as refused:
-            silent = streaming and self._profile.invalid_stream != "400" and app.mode in ("workflow", "advanced-chat")
-            if not silent:
-                await wire.answer(400, answers.refusal("invalid_param", str(refused), 400))
-            else:
+        except (RefusedInputsError, UnknownConversationError) as refused:
+            if late:
                 await self._refuse_late(wire, str(refused))
+            elif isinstance(refused, UnknownConversationError):
+                await wire.answer(404, answers.refusal("not_found", str(refused), 404))
+            else:
+                await wire.answer(400, answers.refusal("invalid_param", str(refused), 400))
         except BrokenInputsError:
             await wire.answer(500, answers.refusal("internal_server_error", INTERNAL, 500))
         return None
@@ -167,13 +177,15 @@ class Execution:
         self._runs[run.run_id] = run
         self._by_task[run.task_id] = run
         self._by_user.setdefault((run.app.key, run.user), []).append(run)
-        run.in_log = self._profile.log_at == "start"
+        self.chats.remember(run)
+        run.in_log = self._profile.log_at == "start" and (fault is None or fault.kind != "lost_run")
         if fault is not None and fault.kind == "detail_404_for":
             run.shown_from = time.time() + fault.number("seconds", 1)
         if len(self._runs) > MOST_RUNS:
             _, old = self._runs.popitem(last=False)
             self._by_task.pop(old.task_id, None)
             self._by_user[(old.app.key, old.user)].remove(old)
+            self.chats.forget(old)
 
     async def _work(self, run: Run) -> None:
         """The time that the run takes; a stop ends it early."""
@@ -202,7 +214,8 @@ class Execution:
         forgotten = kind in ("running_forever", "lost_run") or not (heard or self._profile.outlives_client)
         if forgotten or (run.status == "stopped" and not self._profile.stop_is_stored and run.stop_asked):
             run.status = "running"
-        run.in_log = run.in_log or self._profile.log_at == "end" or (self._profile.log_at == "watched" and heard)
+        logs = self._profile.log_at == "end" or (self._profile.log_at == "watched" and heard)
+        run.in_log = run.in_log or (logs and kind != "lost_run")
 
     async def _block(self, run: Run, fault: Fault | None, wire: Wire) -> None:
         self._begin(run, fault)
@@ -255,9 +268,15 @@ class Execution:
 
     async def _in_slot(self, run: Run, fault: Fault | None, wire: Wire) -> None:
         assert self._slots is not None
-        async with self._slots:
-            await self._tell(run, fault, wire, b"", hold=False)
-        await self._close(run, wire)
+        try:
+            async with self._slots:
+                await self._tell(run, fault, wire, b"", hold=False)
+        except asyncio.CancelledError:
+            # The API goes down; the worker does not.
+            if run.ended is None:
+                self._in_worker.append((run, fault))
+            raise
+        await self._close(wire)
 
     async def _tell(self, run: Run, fault: Fault | None, wire: Wire, first: bytes, *, hold: bool = True) -> None:
         """The run's life as its stream tells it."""
@@ -266,27 +285,27 @@ class Execution:
         else:
             self._begin(run, None)
         quick = run.doing.delay is None and self.latency + self._jitter == 0
-        opening = first + answers.started(run)
+        opening = first
+        if fault is None or fault.kind != "drop_started":
+            opening += answers.started(run) + answers.until_work(run)
         if not quick:
-            if fault is None or fault.kind != "drop_started":
-                await wire.write(opening)
+            await wire.write(opening)
             opening = b""
             await self._work(run)
         self._end(run, fault, heard=wire.heard)
         raw = self.raw.get(run.run_id)
         shown = run.status if run.entry is None else run.entry.status
         real, run.status = run.status, shown
-        ending = answers.middle(run) + answers.finished(run, raw.decode() if raw else None)
+        ending = answers.after_work(run) + answers.finished(run, raw.decode() if raw else None)
         run.status = real
         await wire.write(opening + ending)
         if fault is not None and fault.kind in ("duplicate_finish", "events_after_finish"):
             await wire.write(ending if fault.kind == "duplicate_finish" else answers.started(run))
         if hold:
-            await self._close(run, wire)
+            await self._close(wire)
 
-    async def _close(self, run: Run, wire: Wire) -> None:
+    async def _close(self, wire: Wire) -> None:
         """Real servers keep the stream open a little longer."""
-        del run
         if self._hold and wire.heard:
             await asyncio.sleep(self._hold)
         await wire.end()

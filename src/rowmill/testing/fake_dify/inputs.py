@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import mimetypes
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +121,8 @@ def _file_object(
 ) -> dict[str, Any]:
     match value.get("transfer_method"):
         case "local_file":
-            name, kind, size = _local(value, find_file)
+            known = _local(value, find_file)
+            name, kind, size = known["name"], known["kind"], known["size"]
             if kind != value.get("type"):
                 raise RefusedInputsError(
                     "Detected file type does not match the specified type. Please verify the file."
@@ -134,15 +137,28 @@ def _file_object(
             raise RefusedInputsError("transfer_method is required in file mapping")
     if kind not in spec.get("allowed_file_types", [kind]):
         raise RefusedInputsError(f"File validation failed for file: {name}")
+    remote = value["transfer_method"] == "remote_url"
     return {
-        "dify_model_identity": "__dify__file__", "id": None, "type": kind, "transfer_method": value["transfer_method"],
-        "remote_url": link if value["transfer_method"] == "remote_url" else "", "reference": None,
-        "filename": name, "extension": "." + name.rsplit(".", 1)[-1], "mime_type": "application/octet-stream",
-        "size": size, "related_id": value.get("upload_file_id"), "url": link,
-    }  # fmt: skip
+        "dify_model_identity": "__dify__file__",
+        "id": None,
+        "type": kind,
+        "transfer_method": value["transfer_method"],
+        "remote_url": link if remote else "",
+        "reference": None if remote else _reference(value["upload_file_id"]),
+        "filename": name,
+        "extension": "." + name.rsplit(".", 1)[-1],
+        "mime_type": mimetypes.guess_type(name)[0] or "application/octet-stream",
+        "size": size,
+        "related_id": value.get("upload_file_id"),
+        "url": link,
+    }
 
 
-def _local(value: dict[str, Any], find_file: Callable[[str], dict[str, Any] | None]) -> tuple[str, str, int]:
+def _reference(file_id: str) -> str:
+    return "dify-file-ref:" + base64.b64encode(f'{{"record_id":"{file_id}"}}'.encode()).decode()
+
+
+def _local(value: dict[str, Any], find_file: Callable[[str], dict[str, Any] | None]) -> dict[str, Any]:
     file_id = str(value.get("upload_file_id"))
     try:
         uuid.UUID(file_id)
@@ -151,4 +167,4 @@ def _local(value: dict[str, Any], find_file: Callable[[str], dict[str, Any] | No
     known = find_file(file_id)
     if known is None:
         raise RefusedInputsError("Invalid upload file")
-    return known["name"], known["kind"], known["size"]
+    return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +27,27 @@ class Profile:
     """whether the app's limit of runs at once holds for streaming runs"""
     stop_is_stored: bool = False
     """whether the run's row says `stopped` after a stop, or `running` for ever"""
+    tells_reason: bool = True
+    """whether workflow_started says why"""
+    message_end_first: bool = True
+    """whether a chatflow's message_end comes before its workflow_finished"""
+    http_error: str = "Reached maximum retries for URL"
+    """what a failed HTTP node says"""
     proxy_cut_s: float | None = None
     """a proxy in front that ends blocking requests"""
 
 
+# 1.11.4 and before, as recorded or read in the sources.
+_OLD: dict[str, Any] = {
+    "first_ping": False, "hold_ms": 2, "invalid_stream": "400", "unknown_run": 200, "events_endpoint": False,
+    "limit_streams": True, "tells_reason": False, "message_end_first": False,
+    "http_error": "Reached maximum retries (0) for URL",
+}  # fmt: skip
+
 PROFILES: dict[str, Profile] = {
-    "1.8": Profile(
-        "1.8.1", first_ping=False, hold_ms=2, invalid_stream="400", log_at="watched", outlives_client=False,
-        unknown_run=200, events_endpoint=False, limit_streams=True,
-    ),
-    "1.10": Profile(
-        "1.10.1", first_ping=False, hold_ms=2, invalid_stream="400", log_at="end", unknown_run=200,
-        events_endpoint=False, limit_streams=True,
-    ),
-    "1.11": Profile(
-        "1.11.4", first_ping=False, hold_ms=2, invalid_stream="400", unknown_run=200, events_endpoint=False,
-        limit_streams=True,
-    ),
+    "1.8": Profile("1.8.1", **_OLD, log_at="watched", outlives_client=False),
+    "1.10": Profile("1.10.1", **_OLD, log_at="end"),
+    "1.11": Profile("1.11.4", **_OLD),
     "1.13": Profile("1.13.3", celery_slots=1, events_endpoint=False),
     "1.14": Profile("1.14.2", celery_slots=4),
     "1.16": Profile("1.16.1", celery_slots=4, invalid_stream="error"),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rowmill.testing.fake_dify.apps import FakeApp
     from rowmill.testing.fake_dify.behaviours import Doing
+    from rowmill.testing.fake_dify.profiles import Profile
 
 MOST_RUNS = 200_000
 
@@ -69,11 +70,14 @@ class Run:
     doing: Doing
     streaming: bool
     sent: dict[str, Any]
+    profile: Profile
     run_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     task_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     message_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     conversation_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     workflow_id: str = ""
+    turn: int = 1
+    """how many messages its conversation has"""
     status: str = "running"
     error: str | None = None
     began: float = 0.0

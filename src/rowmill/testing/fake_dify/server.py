@@ -27,6 +27,15 @@ class _Protocol(HttpToolsProtocol):
         self.scope[TRANSPORT] = self.transport  # type: ignore[literal-required]
 
 
+class _Server(uvicorn.Server):
+    """Goes down as a killed process does: no answer is finished, and none is made up."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await super().shutdown(sockets)
+
+
 def _config(fake: FakeDify) -> uvicorn.Config:
     return uvicorn.Config(
         fake, http=_Protocol, ws="none", lifespan="off", log_level="critical", access_log=False,
@@ -55,7 +64,7 @@ class Serving:
         listening.listen(2048)
         self.port = listening.getsockname()[1]
         self.fake.execution.new_process()
-        self._server = uvicorn.Server(_config(self.fake))
+        self._server = _Server(_config(self.fake))
         self._thread = threading.Thread(target=self._serve, args=(self._server, listening), daemon=True)
         self._thread.start()
 

@@ -86,10 +86,10 @@ async def strange(execution: Execution, run: Run, fault: Fault, wire: Wire, firs
         case "error_event":
             text = fault.text("message", "went wrong").replace("_", " ")
             code, status = fault.text("code", "internal_server_error"), int(fault.number("status", 500))
-            event = answers.event(run, "error", status=status, code=code, message=text)
+            event = answers.error(run, status, code, text)
             await wire.write(first + answers.started(run) + event)
             asyncio.get_running_loop().call_later(5, wire.abort)
-            wire.closed = True
+            wire.hang()
         case "unknown_events":
             return first + b'data: {"event":"brand_new","workflow_run_id":null,"x":[1]}\n\ndata: 17\n\n: comment\n\n'
         case "foreign_events":
@@ -116,19 +116,4 @@ async def _lose_stream(run: Run, fault: Fault, wire: Wire, first: bytes) -> None
     elif fault.kind == "clean_eof_started":
         await wire.end()
     else:
-        task = asyncio.create_task(_hang(wire, drip=fault.kind == "drip"))
-        _HANGING.add(task)
-        task.add_done_callback(_HANGING.discard)
-
-
-_HANGING: set[asyncio.Task[None]] = set()
-
-
-async def _hang(wire: Wire, *, drip: bool) -> None:
-    """Keep the connection open and say nothing that matters; the run itself goes on unheard."""
-    send = wire._send  # noqa: SLF001
-    wire.closed = True
-    while wire._transport is not None and not wire._transport.is_closing():  # noqa: SLF001
-        if drip:
-            await send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
-        await asyncio.sleep(0.2)
+        wire.hang(drip=fault.kind == "drip")

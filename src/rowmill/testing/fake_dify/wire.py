@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,11 +24,28 @@ class Wire:
         self._left: int | None = None
         self.one_byte = False
         self.closed = False
+        self._hanging: asyncio.Task[None] | None = None
 
     @property
     def heard(self) -> bool:
         """Whether the client is still there."""
         return not self.closed and not (self._transport is not None and self._transport.is_closing())
+
+    def hang(self, *, drip: bool = False) -> None:
+        """From here on the connection stays open and says nothing that matters."""
+        self.closed = True
+        self._hanging = asyncio.create_task(self._until_gone(drip=drip))
+
+    async def _until_gone(self, *, drip: bool) -> None:
+        while self._transport is not None and not self._transport.is_closing():
+            if drip:
+                await self._send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
+            await asyncio.sleep(0.05)
+
+    async def hung_up(self) -> None:
+        """Returns when a hanging client has gone; the server would close the connection of a request that is done."""
+        if self._hanging is not None:
+            await self._hanging
 
     def cut_after(self, count: int) -> None:
         self._left = count

@@ -1,0 +1,131 @@
+"""`make bench`: the figures of the README, measured in one run on this machine.
+
+Rowmill and the fake Dify are processes of their own, as in real use; ratios compare figures of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MEGABYTE = 1024  # ru_maxrss is in KiB
+
+
+@dataclass
+class Measured:
+    """One `rowmill run`: its own answer, CPU seconds and the most memory that it held."""
+
+    answer: dict
+    cpu: float
+    peak: float
+
+
+@contextmanager
+def fake_dify(*args: object) -> Iterator[str]:
+    """The fake in its own process; yields its base URL."""
+    port = 18000 + os.getpid() % 1000
+    command = [sys.executable, "-m", "rowmill", "fake-dify", "--port", port, "--celery-slots", 0, *args]
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}/v1"
+    try:
+        wait_for(url)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_for(url: str) -> None:
+    request = urllib.request.Request(url + "/info", headers={"Authorization": "Bearer app-echo"})
+    for _ in range(200):
+        try:
+            urllib.request.urlopen(request, timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
+    sys.exit("the fake Dify did not start")
+
+
+def rowmill_run(url: str, folder: Path, rows: int, lanes: int, ending: str = "jsonl") -> Measured:
+    """Run a csv of so many rows."""
+    sheet = folder / f"rows-{rows}.csv"
+    with sheet.open("w", encoding="utf-8") as file:
+        file.write("query,note\n")
+        file.writelines(f"row {i},a note of some length for row number {i}\n" for i in range(rows))
+    data = folder / f"data-{rows}-{time.monotonic_ns()}"
+    command = [sys.executable, "-m", "rowmill", "run", sheet, "--base-url", url, "-o", folder / f"out.{ending}"]
+    command += ["--data-dir", data, "--json", "--new", "-c", lanes]
+    environ = {**os.environ, "ROWMILL_API_KEY": "app-echo"}
+    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, env=environ)
+    assert process.stdout is not None
+    answer = json.loads(process.stdout.read())
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        sys.exit(f"the run failed: {answer}")
+    return Measured(answer, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / MEGABYTE)
+
+
+def measure_speed(folder: Path, rows: int) -> None:
+    with fake_dify("--latency-ms", 0, "--hold-ms", 0) as url:
+        small = rowmill_run(url, folder, rows // 10, 50)
+        large = rowmill_run(url, folder, rows, 50)
+    seconds = large.answer["seconds"]
+    cpu = (large.cpu - small.cpu) / (rows - rows // 10)
+    print(f"0 ms per run: {rows / seconds:.0f} rows/s, {1000 * cpu:.2f} ms CPU per row ({rows} rows, 50 in flight)")
+
+
+def measure_makespan(folder: Path, rows: int, hold: int) -> None:
+    lanes, latency = 50, 50
+    with fake_dify("--latency-ms", latency, "--hold-ms", hold) as url:
+        run = rowmill_run(url, folder, rows, lanes)
+    ideal = rows * latency / 1000 / lanes
+    ratio = run.answer["seconds"] / ideal
+    print(
+        f"{rows} rows x {latency} ms x {lanes} in flight, streams held {hold} ms more: "
+        f"{run.answer['seconds']:.2f} s, ideal {ideal:.2f} s, ratio {ratio:.3f} (goal <= 1.05)"
+    )
+
+
+def measure_memory(folder: Path, few: int, many: int) -> None:
+    with fake_dify("--latency-ms", 0, "--hold-ms", 0) as url:
+        for ending in ("jsonl", "xlsx"):
+            small, large = (rowmill_run(url, folder, rows, 50, ending) for rows in (few, many))
+            print(
+                f"peak memory with {ending} results: {few} rows {small.peak:.0f} MB, {many} rows {large.peak:.0f} MB: "
+                f"grows by {large.peak - small.peak:.0f} MB (goal < 60)"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench")
+    parser.add_argument("--only", choices=["speed", "makespan", "memory"])
+    parser.add_argument("--rows", type=int, default=10_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if options.only in (None, "speed"):
+            measure_speed(folder, options.rows)
+        if options.only in (None, "makespan"):
+            for hold in (0, 1000):
+                measure_makespan(folder, options.rows, hold)
+        if options.only in (None, "memory"):
+            measure_memory(folder, options.rows // 10, options.rows * 10)
+
+
+if __name__ == "__main__":
+    main()
