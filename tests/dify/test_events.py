@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rowmill.dify.events import RunReader, read_blocking, read_detail
@@ -540,6 +540,7 @@ def attempt(reading: Callable[[], list[RunEvent]]) -> tuple[list[RunEvent], Fail
         return [], error.failure.kind
 
 
+@settings(deadline=None)
 @given(st.lists(wild, max_size=4), st.sampled_from(list(Mode)))
 def test_anything_at_all(events: list[dict[str, Any]], mode: Mode) -> None:
     reader = RunReader(mode, "u1")
@@ -550,6 +551,7 @@ def test_anything_at_all(events: list[dict[str, Any]], mode: Mode) -> None:
     check(reader.end())
 
 
+@settings(deadline=None)
 @given(wild, st.sampled_from(list(Mode)))
 def test_any_answer_at_all(answer: dict[str, Any], mode: Mode) -> None:
     body = json.dumps(answer).encode()

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rowmill.dify.raw import clean_text, member_text, read_json
@@ -45,6 +45,7 @@ def last_of(inner: list[tuple[str, str]], name: str) -> str | None:
     return next((value for key, value in reversed(inner) if json.loads(f'"{key}"') == name), None)
 
 
+@settings(deadline=None)
 @given(st.data(), members, members, st.sampled_from(["data", "outputs", "", '"', "}", "ü", "no such"]))
 def test_member_text_is_the_source(
     data: st.DataObject, outer: list[tuple[str, str]], inner: list[tuple[str, str]], name: str

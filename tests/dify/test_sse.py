@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rowmill.dify.sse import EventDecoder
@@ -56,6 +56,7 @@ def reference(stream: bytes) -> list[bytes]:
     return events
 
 
+@settings(deadline=None)
 @given(streams(), st.lists(st.integers(0, 300), max_size=20))
 @example(BOM + b"data: x\n\n", [1, 2, 3])
 @example(b"\n" + BOM + b"data: x\n\n", [1])
@@ -65,6 +66,7 @@ def test_any_stream_cut_anywhere(stream: bytes, cuts: list[int]) -> None:
     assert decode(stream, list(range(len(stream)))) == reference(stream)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(texts | raws, min_size=1, max_size=3), max_size=6), st.sampled_from(ENDS), st.booleans())
 def test_what_goes_in_comes_out(events: list[list[bytes]], end: bytes, bom: bool) -> None:
     written = (b"".join(b"data: " + line + end for line in lines) + end for lines in events)

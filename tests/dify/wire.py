@@ -94,21 +94,20 @@ class Talk:
 
 @dataclass
 class Wire:
-    """What a server saw. `left`: how often the client had closed before the script was through."""
+    """What a server saw."""
 
     url: str
     port: int
     requests: list[bytes] = field(default_factory=list)
     connections: int = 0
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 Script = Callable[[Talk], Awaitable[None]]
 
 
 @asynccontextmanager
-async def serving(script: Script | bytes) -> AsyncIterator[Wire]:
-    """A server on loopback that plays the script (or gives the answer) on every connection."""
+async def serving(script: Script | bytes, *, reads: bool = True) -> AsyncIterator[Wire]:
+    """A server on loopback that plays the script (or gives the answer) on every connection, after its request."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -117,14 +116,14 @@ async def serving(script: Script | bytes) -> AsyncIterator[Wire]:
         tasks.add(task)
         wire.connections += 1
         try:
-            request = await _request(reader)
+            request = await _request(reader) if reads else b""
             wire.requests.append(request)
             if isinstance(script, bytes):
                 await Talk(reader, writer, request).send(script)
             else:
                 await script(Talk(reader, writer, request))
         except (ConnectionError, asyncio.IncompleteReadError):
-            wire.gone.set()
+            pass  # the client left first
         finally:
             writer.close()
             with suppress(ConnectionError):
@@ -137,8 +136,11 @@ async def serving(script: Script | bytes) -> AsyncIterator[Wire]:
         yield wire
     finally:
         server.close()
-        for task in tasks:
-            task.cancel()
+        if tasks:
+            # The client has left: every script comes to its end.
+            _, stuck = await asyncio.wait(tasks, timeout=5)
+            for task in stuck:
+                task.cancel()
         done = await asyncio.gather(*tasks, return_exceptions=True)
         for result in done:
             if isinstance(result, Exception):

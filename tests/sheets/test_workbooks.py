@@ -1,4 +1,3 @@
-# ruff: noqa: DTZ001 - cells of a sheet have no time zone
 from __future__ import annotations
 
 import datetime as dt

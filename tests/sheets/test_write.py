@@ -1,4 +1,4 @@
-# ruff: noqa: DTZ001, E501 - cells of a sheet have no time zone; markup is easier to read in one line
+# ruff: noqa: E501 - cells of a sheet have no time zone; markup is easier to read in one line
 from __future__ import annotations
 
 import datetime as dt

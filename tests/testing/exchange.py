@@ -21,6 +21,7 @@ class Answer:
 
     status: int
     kind: str
+    version: str
     body: bytes
 
     @property
@@ -59,7 +60,9 @@ def _parts(line: str) -> list[tuple[str, str]]:
 
 def recorded(recording: Recording) -> Answer:
     kind = re.search(rb"content-type: ([^;\n]+)", recording.head, re.IGNORECASE)
-    return Answer(recording.status, kind.group(1).decode() if kind else "", recording.answer)
+    version = re.search(rb"x-version: (\S+)", recording.head, re.IGNORECASE)
+    told = version.group(1).decode() if version else ""
+    return Answer(recording.status, kind.group(1).decode() if kind else "", told, recording.answer)
 
 
 async def send(
@@ -78,7 +81,8 @@ async def send(
     async with client.request(
         recording.method, base + path, data=data, headers=headers, skip_auto_headers=skip
     ) as response:
-        return Answer(response.status, response.content_type, await response.read())
+        version = response.headers.get("X-Version", "")
+        return Answer(response.status, response.content_type, version, await response.read())
 
 
 SIZES = {"ok15.txt": 15 * 1024 * 1024, "big.txt": 15 * 1024 * 1024 + 1, "big.png": 10 * 1024 * 1024 + 1, "empty.txt": 0}
@@ -101,8 +105,9 @@ def _form(parts: tuple[tuple[str, str], ...]) -> aiohttp.FormData:
 
 
 def differences(real: Answer, fake: Answer) -> list[str]:
-    if (real.status, real.kind) != (fake.status, fake.kind):
-        return [f"real {real.status} {real.kind}, fake {fake.status} {fake.kind} {fake.body[:200]!r}"]
+    there, here = (real.status, real.kind, real.version), (fake.status, fake.kind, fake.version)
+    if there != here:
+        return [f"real {there}, fake {here} {fake.body[:200]!r}"]
     if real.kind == "text/event-stream":
         return _streams(real, fake)
     if real.kind != "application/json":

@@ -18,6 +18,7 @@ from tests.testing.exchange import asked, differences, recorded, send
 
 PROFILE = {"1.14.2": "1.14", "1.11.4": "1.11"}
 # The recordings where the fake is meant to differ, each with its reason.
+# (None is left; what the tests change in a request, or do before it, is in _prepared, _others, _past and KEYS.)
 EXCEPTIONS: dict[str, str] = {}
 
 ALL = [pytest.param(one, id=f"{one.version}/{one.name}") for one in all_recordings()]
@@ -144,3 +145,26 @@ def test_the_recorded_requests_are_read_in_full() -> None:
     assert asked(by_name["11-upload-two"]).parts == (("user", "u1"), ("file", "@a.txt"), ("file2", "@a.txt"))
     assert asked(by_name["04-401-nokey"]).authorization is None
     assert json.loads(by_name["05-no-user"].body or "")["inputs"] == {"query": "x"}
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("02-run-echo-blocking", "03-retry-ok-blocking"),  # outputs, status, steps
+        ("02-run-echo-streaming", "03-retry-ok-streaming"),  # the order of events
+        ("05-malformed-json", "05-no-user"),  # code and message
+        ("05-no-inputs", "05-inputs-string"),  # pydantic's sentence
+        ("13-logs-page1", "13-logs-beyond"),  # an empty list
+        ("15-chat-streaming", "15-chat-node-fails-streaming"),
+        ("04-401-badkey", "05-no-user"),  # status
+    ],
+)
+def test_the_comparison_sees_differences(name: str, other: str) -> None:
+    new = {one.name: one for one in all_recordings() if one.version == "1.14.2"}
+    assert differences(recorded(new[name]), recorded(new[name])) == []
+    assert differences(recorded(new[name]), recorded(new[other])) != []
+
+
+def test_the_comparison_sees_what_changed_between_versions() -> None:
+    both = [one for one in all_recordings() if one.name == "15-chat-streaming"]
+    assert differences(*map(recorded, both)) != []

@@ -54,7 +54,7 @@ async def test_a_stop_ends_the_stream_but_the_row_stays_running(profile: str, wh
 async def test_a_stopped_stream_says_nothing_of_the_node_that_was_interrupted() -> None:
     with serve(FakeDify(hold_ms=0)) as serving:
         async with desk(serving) as look:
-            waiting = asyncio.create_task(ask(serving, {"delay_ms": 3000}, key=SLOW, patience=2))
+            waiting = asyncio.create_task(ask(serving, {"delay_ms": 3000}, key=SLOW))
             run = (await look.until(lambda: _runs(serving)))[0]
             await look.post(f"/v1/workflows/tasks/{run.task_id}/stop", {"user": "u"}, SLOW)
             seen = await waiting
@@ -151,9 +151,9 @@ async def test_the_limit_is_free_again_when_runs_have_ended() -> None:
 async def test_behind_a_full_worker_a_stream_is_silent_then_ends_and_the_run_comes_later() -> None:
     with serve(FakeDify(celery_slots=1, queue_idle_s=0.15, hold_ms=0)) as serving:
         async with desk(serving) as look:
-            first = asyncio.create_task(ask(serving, {"delay_ms": 500}, key=SLOW, user="u-first", patience=2))
+            first = asyncio.create_task(ask(serving, {"delay_ms": 500}, key=SLOW, user="u-first"))
             await look.until(lambda: _runs(serving))
-            queued = await ask(serving, {"delay_ms": 0}, key=SLOW, user="u-queued", patience=2)
+            queued = await ask(serving, {"delay_ms": 0}, key=SLOW, user="u-queued")
             assert (queued.status, queued.body, queued.end) == (200, b"event: ping\n\n", "clean")
             assert await look.logged("u-queued", SLOW) == []
             assert (await first).finish["status"] == "succeeded"
@@ -162,7 +162,7 @@ async def test_behind_a_full_worker_a_stream_is_silent_then_ends_and_the_run_com
 
 async def test_a_queued_stream_tells_its_run_when_a_slot_is_free() -> None:
     with serve(FakeDify(celery_slots=1, hold_ms=0)) as serving:
-        asks = [ask(serving, {"delay_ms": 60}, key=SLOW, patience=2) for _ in range(3)]
+        asks = [ask(serving, {"delay_ms": 60}, key=SLOW) for _ in range(3)]
         answers = await asyncio.gather(*asks)
         starts = sorted(run.started_at for run in serving.fake.ledger.runs)
     assert [seen.finish["status"] for seen in answers] == ["succeeded"] * 3
@@ -172,9 +172,9 @@ async def test_a_queued_stream_tells_its_run_when_a_slot_is_free() -> None:
 async def test_blocking_runs_do_not_wait_in_the_queue() -> None:
     with serve(FakeDify(celery_slots=1)) as serving:
         async with desk(serving) as look:
-            busy = asyncio.create_task(ask(serving, {"delay_ms": 400}, key=SLOW, patience=0.6))
+            busy = asyncio.create_task(ask(serving, {"delay_ms": 400}, key=SLOW))
             await look.until(lambda: _runs(serving))
-            seen = await ask(serving, {"delay_ms": 0}, key=SLOW, streaming=False, patience=0.3)
+            seen = await ask(serving, {"delay_ms": 0}, key=SLOW, streaming=False)
             assert json.loads(seen.body)["data"]["status"] == "succeeded"
             assert not busy.done()
             await busy
@@ -184,8 +184,8 @@ async def test_when_the_api_is_killed_streaming_runs_live_on_in_the_worker_and_b
     fake = FakeDify(celery_slots=2)
     with serve(fake) as serving:
         async with desk(serving) as look:
-            streams = [ask(serving, {"delay_ms": 2000}, key=SLOW, user=f"u-s{n}", patience=9) for n in range(3)]
-            blocking = ask(serving, {"delay_ms": 2000}, key=SLOW, user="u-b", streaming=False, patience=9)
+            streams = [ask(serving, {"delay_ms": 2000}, key=SLOW, user=f"u-s{n}") for n in range(3)]
+            blocking = ask(serving, {"delay_ms": 2000}, key=SLOW, user="u-b", streaming=False)
             asking = [asyncio.create_task(one) for one in (*streams, blocking)]
             await look.until(lambda: _count(fake, 3))
             await asyncio.to_thread(serving.stop)
@@ -206,7 +206,7 @@ async def test_without_a_worker_all_runs_are_lost_with_the_api() -> None:
     fake = FakeDify("1.11")
     with serve(fake) as serving:
         async with desk(serving) as look:
-            asking = asyncio.create_task(ask(serving, {"delay_ms": 2000}, key=SLOW, user="u-s", patience=9))
+            asking = asyncio.create_task(ask(serving, {"delay_ms": 2000}, key=SLOW, user="u-s"))
             await look.until(lambda: _count(fake, 1))
             await asyncio.to_thread(serving.stop)
             await asking

@@ -123,7 +123,7 @@ async def test_a_fault_on_the_wire_in_the_ledger_and_afterwards(case: Case, serv
     ledger = server.fake.ledger.runs
     before, user = len(ledger), f"u-{case.kind}"
     server.fake.faults.add(Fault(case.kind, params=dict(case.params)))
-    seen = await ask(server, {"query": "q"}, user=user)
+    seen = await ask(server, {"query": "q"}, user=user, patience=0.4 if case.end == "open" else 9)
     assert (seen.status, seen.end) == (case.status, case.end)
     assert case.sees(seen), seen
     async with desk(server) as look:

@@ -64,9 +64,9 @@ def _request(path: str, body: dict[str, Any], key: str) -> bytes:
 
 async def ask(
     serving: Serving, inputs: dict[str, Any], *, key: str = "app-echo", user: str = "u", streaming: bool = True,
-    patience: float = 0.25,
+    patience: float = 9,
 ) -> Seen:  # fmt: skip
-    """Run once; read until the server hangs up, or says nothing for `patience` seconds."""
+    """Run once; read until the server hangs up, or for `patience` seconds."""
     body = {"inputs": inputs, "response_mode": "streaming" if streaming else "blocking", "user": user}
     base = urlsplit(serving.url)
     reader, writer = await asyncio.open_connection(base.hostname, base.port)
@@ -84,16 +84,21 @@ async def ask(
 async def _read(reader: asyncio.StreamReader, seen: Seen, patience: float) -> None:
     hung_up = False
     with suppress(TimeoutError):
-        while not hung_up:
-            try:
-                data = await asyncio.wait_for(reader.read(65536), patience)
-            except ConnectionError:
-                data = b""
-            seen.raw += data
-            hung_up = not data
+        async with asyncio.timeout(patience):
+            while not hung_up:
+                data = await _some(reader)
+                seen.raw += data
+                hung_up = not data
     whole = _take_apart(seen)
     if hung_up:
         seen.end = "clean" if whole else "cut"
+
+
+async def _some(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read(65536)
+    except ConnectionError:
+        return b""
 
 
 def _take_apart(seen: Seen) -> bool:

@@ -188,8 +188,6 @@ def _show_app(session: Session, app: AppRecord, info: AppInfo) -> None:
     session.tell("app_found", app=app.name, mode=app.mode.value, version=info.version or "?", url=app.base_url)
     if not info.recovery.is_full:
         session.tell(guarantee_code(info))
-    if info.recovery.silent_refusals:
-        session.tell("guarantee.silent")
 
 
 def guarantee_code(info: AppInfo) -> str:

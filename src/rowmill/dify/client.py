@@ -124,9 +124,9 @@ class DifyClient:
 
         def sending() -> None:
             nonlocal sent
-            sent = True
             if on_send is not None:
                 on_send()
+            sent = True
 
         try:
             async with asyncio.timeout_at(deadline):

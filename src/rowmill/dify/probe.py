@@ -75,10 +75,8 @@ async def _explain(base_url: str, api_key: str, failure: Failure) -> AppError:
         return AppError("app_url_redirects", url=base_url, to=failure.message)
     if failure.code == "app_unavailable":
         return AppError("app_unpublished", app="")
-    if failure.kind is FailureKind.NOT_SENT:
-        return AppError("app_unreachable", url=base_url, reason=failure.code, detail=failure.message)
-    if failure.code == "no_answer":
-        return AppError("app_no_answer", url=base_url)
+    if failure.kind is FailureKind.NOT_SENT or failure.code == "no_answer":
+        return _explain_rest(base_url, failure)
     better = base_url.rstrip("/") + "/v1"
     if not base_url.rstrip("/").endswith("/v1") and await _answers(better, api_key):
         return AppError("app_url_without_v1", url=base_url, better=better)
@@ -102,6 +100,10 @@ def _explain_parameters(base_url: str, info: dict[str, Any], failure: Failure) -
 
 
 def _explain_rest(base_url: str, failure: Failure) -> AppError:
+    if failure.kind is FailureKind.NOT_SENT or failure.code == "reply_lost":
+        return AppError("app_unreachable", url=base_url, reason=failure.code, detail=failure.message)
+    if failure.code == "no_answer":
+        return AppError("app_no_answer", url=base_url)
     # Also a proxy's 502: how a Dify looks whose API is just starting.
     if failure.status is not None and failure.status >= 500:  # noqa: PLR2004
         return AppError("app_server_error", url=base_url, status=failure.status, message=failure.message)

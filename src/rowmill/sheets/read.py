@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rowmill.domain.errors import SheetError
 from rowmill.sheets.jsonl import OpenJsonLines
 from rowmill.sheets.kinds import Kind, kind_of, unreadable
 from rowmill.sheets.limits import Limits
@@ -52,6 +53,9 @@ class Sheets:
         kind = kind_of(path, self.limits)
         if kind.is_workbook:
             return OpenWorkbook(path, kind, sheet_name, self.limits)
+        if sheet_name is not None and sheet_name.strip().casefold() != path.stem.casefold():
+            # A text file is one table; its name is the only one that can be meant.
+            raise SheetError("sheet_name_unknown", name=sheet_name, available=path.stem)
         if kind is Kind.JSONL:
             return OpenJsonLines(path, self.limits)
         return OpenText(path, self.limits, encoding=encoding, separator="\t" if kind is Kind.TSV else None)

@@ -40,7 +40,7 @@ class Wire:
         while self._transport is not None and not self._transport.is_closing():
             if drip:
                 await self._send({"type": "http.response.body", "body": b":\n\n", "more_body": True})
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
 
     async def hung_up(self) -> None:
         """Returns when a hanging client has gone; the server would close the connection of a request that is done."""
