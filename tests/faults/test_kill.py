@@ -34,7 +34,7 @@ def test_kill_and_resume(tmp_path: Path, profile: str, hold: int) -> None:
     fake = FakeDify(profile, latency_ms=30, jitter_ms=120, hold_ms=hold, celery_slots=0)
     with serve(fake) as server:
         first = ["run", sheet, "--base-url", server.url, "-o", target, "--data-dir", data, "--yes", "--json", "-c", 8]
-        process = rowmill(*first, cwd=tmp_path, ROWMILL_LOST_WINDOW="3")
+        process, batch = rowmill(*first, cwd=tmp_path, ROWMILL_LOST_WINDOW="3"), ""
         for _ in range(KILLS):
             wait_for_runs(fake, chance.randint(1, 2 * ROWS // KILLS), process)
             if process.poll() is not None:
@@ -42,8 +42,9 @@ def test_kill_and_resume(tmp_path: Path, profile: str, hold: int) -> None:
             threading.Event().wait(chance.uniform(0, 0.05))
             process.send_signal(signal.SIGKILL)
             process.communicate()
-            (batch,) = batches(data, tmp_path)
-            resume = ["run", "--resume", batch["id"], "-o", target, "--data-dir", data, "--json", "-c", 8]
+            if not batch:
+                batch = batches(data, tmp_path)[0]["id"]
+            resume = ["run", "--resume", batch, "-o", target, "--data-dir", data, "--json", "-c", 8]
             process = rowmill(*resume, cwd=tmp_path)
         result = answer(process)
     assert result["total"] == ROWS

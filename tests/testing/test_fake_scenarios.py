@@ -66,6 +66,20 @@ async def _runs(serving: Serving) -> list[Any]:
     return serving.fake.ledger.runs
 
 
+# ── 08 timing ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_long_node_is_bridged_by_pings_and_the_stream_outlives_its_end() -> None:
+    fake = FakeDify(hold_ms=200)
+    fake.execution.ping_every = 0.15
+    with serve(fake) as serving:
+        seen = await ask(serving, {"delay_ms": 600}, key=SLOW)
+    assert seen.body.count(b"event: ping\n\n") in (3, 4, 5)
+    assert seen.names[3:5] == ["node_started", "text_chunk"]
+    assert seen.finish["elapsed_time"] >= 0.6
+    assert FakeDify().execution.ping_every == 10
+
+
 # ── 10 disconnect ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -1,0 +1,105 @@
+"""Small parts of the engine by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from rowmill.domain.pace import FixedPace
+from rowmill.engine.clock import SystemClock
+from rowmill.engine.permits import Permits
+from rowmill.engine.reconcile import same_inputs
+from rowmill.engine.runner import Slots
+from rowmill.testing.clock import QuickClock
+
+SAME = [
+    ({"a": "x", "n": 3}, {"a": "x", "n": 3, "sys.user_id": "u"}, True),
+    ({"n": 3}, {"n": 3.0}, True),
+    ({"n": "12345678901234567890"}, {"n": 12345678901234567890}, True),
+    ({"a": "x"}, {"a": "y"}, False),
+    ({"n": 3}, {"n": "three"}, False),
+    ({"a": "x"}, {}, True),
+    ({"f": {"url": "u"}}, {"f": {"filename": "other"}}, True),
+    ({"b": True}, {"b": False}, False),
+    ({"n": 1}, {"n": None}, False),
+]
+
+
+@pytest.mark.parametrize(("sent", "seen", "same"), SAME)
+def test_same_inputs(sent: dict, seen: dict, same: bool) -> None:
+    assert same_inputs(sent, seen) is same
+
+
+def test_slots_leave_busy_ones_out() -> None:
+    slots = Slots(busy={0, 2})
+    assert [slots.take(), slots.take()] == [1, 3]
+    slots.give(1)
+    assert [slots.take(), slots.take()] == [1, 4]
+
+
+async def test_system_clock() -> None:
+    clock = SystemClock()
+    sign, rung = asyncio.Event(), asyncio.Event()
+    assert 0 <= clock.chance() < 1
+    assert clock.wall() > 1.7e9
+    start = clock.monotonic()
+    await clock.sleep(-5)
+    clock.call_later(0, rung.set)
+    await rung.wait()
+    await clock.sleep_or(0.001, sign)
+    sign.set()
+    await clock.sleep_or(100, sign)
+    assert clock.monotonic() - start < 50
+
+
+def permits(limit: int, *, proven: bool = True) -> Permits:
+    pace = FixedPace(limit)
+    pace.proven = proven
+    return Permits(pace, QuickClock(), lambda _: None)
+
+
+async def test_reservations_beyond_the_limit_only_for_short_runs() -> None:
+    long, short = permits(50), permits(50)
+    long.run_time, short.run_time = 20.0, 0.05
+    assert long.ahead(0.005) == 0
+    assert short.ahead(0.005) > 5
+    assert permits(50, proven=False).ahead(0.005) == 0
+
+
+async def test_places_are_given_one_by_one() -> None:
+    gates = permits(2)
+    quit_ = asyncio.Event()
+    for _ in range(2):
+        assert await gates.reserve(0.0, quit_)
+        assert await gates.send(1)
+    waiting = asyncio.create_task(gates.reserve(0.0, quit_))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    gates.release(0.1)
+    assert await waiting
+    assert await gates.send(1)
+    assert gates.in_flight == 2
+
+
+async def test_patience_ends() -> None:
+    gates = permits(1)
+    quit_ = asyncio.Event()
+    gates.run_time = 0.001
+    assert await gates.reserve(0.0, quit_)
+    assert await gates.send(1)
+    assert await gates.reserve(1.0, quit_)
+    assert await gates.send(0.5) is False
+    assert gates.in_flight == 1
+
+
+async def test_quitting_lets_reservers_go() -> None:
+    gates = permits(1)
+    quit_ = asyncio.Event()
+    assert await gates.reserve(0.0, quit_)
+    waiting = asyncio.create_task(gates.reserve(0.0, quit_))
+    await asyncio.sleep(0)
+    quit_.set()
+    gates.wake()
+    assert await waiting is False
+    assert await gates.reserve(0.0, quit_) is False
