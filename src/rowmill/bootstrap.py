@@ -54,6 +54,8 @@ def open_runner(settings: Settings) -> Iterator[tuple[Workbench, Engine]]:
         sent = SentFile(settings.data_dir / "sent.marks")
         try:
             fence = tools.store.take_over(f"pid {os.getpid()}")
+            # Whoever was reading a sheet into a draft has died: there is one runner, and it is this one.
+            tools.store.sweep_drafts(tools.clock.wall())
             yield Workbench(tools), Engine(tools.store, sent, fence, tools.clock)
         finally:
             sent.close()

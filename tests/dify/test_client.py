@@ -7,11 +7,15 @@ import gzip
 import json
 from contextlib import aclosing
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp.base_protocol import BaseProtocol
 
-from rowmill.dify.client import LARGEST_ANSWER, Deadlines, DifyClient
+from rowmill.dify.client import LARGEST_ANSWER, Deadlines, DifyClient, _Stream
+from rowmill.dify.events import RunReader
 from rowmill.domain.batch import Outcome, RunStatus
 from rowmill.domain.form import Mode
 from rowmill.domain.verdict import Failure, FailureKind
@@ -251,6 +255,21 @@ async def test_a_stream_cut_at_every_byte() -> None:
                 assert failure.code == ("reply_lost" if length < len(STREAM) else "connection_cut")
                 assert "Attached" not in kinds(events)
     assert wire.connections == len(WIRED) + 1
+
+
+async def test_what_came_ahead_of_a_cut_is_read() -> None:
+    """The engine commits a run id before it reads on: meanwhile the outcome can come, and the connection break."""
+    loop = asyncio.get_running_loop()
+    content = aiohttp.StreamReader(BaseProtocol(loop), 2**16, loop=loop)
+    stream = _Stream(SimpleNamespace(content=content), RunReader(Mode.WORKFLOW, "u1"), PATIENT, loop.time() + 10)  # type: ignore[arg-type]
+    content.feed_data(sse(STARTED))
+    assert kinds(await stream.more()) == ["Attached"]
+    content.feed_data(sse({"event": "node_started"}))
+    content.set_exception(aiohttp.ClientPayloadError("cut"))
+    assert await stream.more() == []
+    assert await w.failure_of(stream.more()) == Failure(CUT, "connection_cut")
+    content.feed_data(sse(FINISHED))
+    assert kinds(await stream.more()) == ["Finished"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
