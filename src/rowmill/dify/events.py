@@ -199,7 +199,16 @@ def read_detail(body: bytes) -> tuple[dict[str, Any], Outcome | None]:
     detail = _read_object(text)
     if not _is_end(detail.get("status")):
         return detail, None
-    return detail, replace(_read_run(detail, member_text(text, "outputs"), None), damaged=damaged)
+    outputs = _json_text(detail.get("outputs")) or member_text(text, "outputs")
+    return detail, replace(_read_run(detail, outputs, None), damaged=damaged)
+
+
+def _json_text(value: Any) -> str | None:
+    """1.11 shows a run's outputs as JSON text within the JSON, as all versions show its inputs."""
+    try:
+        return value if isinstance(value, str) and isinstance(read_json(value), dict) else None
+    except ValueError:
+        return None
 
 
 def _read_run(data: dict[str, Any], outputs: str | None, attached: Attached | None) -> Outcome:

@@ -257,7 +257,10 @@ def detail(run: Run) -> dict[str, Any]:
     system = _system(run)
     if run.app.mode == "workflow" and run.profile.tells_reason:
         system["sys.timestamp"] = int(run.began)
-    return {**result(run), "inputs": json.dumps({**run.inputs, **system}, ensure_ascii=True)}
+    shown = result(run)
+    if run.profile.outputs_as_text:
+        shown["outputs"] = json.dumps(shown["outputs"])
+    return {**shown, "inputs": json.dumps({**run.inputs, **system}, ensure_ascii=True)}
 
 
 def log_line(run: Run) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class Profile:
     """whether the app's limit of runs at once holds for streaming runs"""
     stop_is_stored: bool = False
     """whether the run's row says `stopped` after a stop, or `running` for ever"""
+    outputs_as_text: bool = False
+    """whether a run's detail shows its outputs as JSON text, as it does its inputs"""
     tells_reason: bool = True
     """whether workflow_started says why"""
     message_end_first: bool = True
@@ -40,7 +42,7 @@ class Profile:
 # 1.11.4 and before, as recorded or read in the sources.
 _OLD: dict[str, Any] = {
     "first_ping": False, "hold_ms": 2, "invalid_stream": "400", "unknown_run": 200, "events_endpoint": False,
-    "limit_streams": True, "tells_reason": False, "message_end_first": False,
+    "limit_streams": True, "outputs_as_text": True, "tells_reason": False, "message_end_first": False,
     "http_error": "Reached maximum retries (0) for URL",
 }  # fmt: skip
 
