@@ -54,7 +54,10 @@ class RunReader:
         return [Finished(self._with_usage(self._outcome))] if self._outcome is not None else []
 
     def _is_foreign(self, event: dict[str, Any]) -> bool:
-        run_id = clean_text(event.get("workflow_run_id"))
+        named = event.get("workflow_run_id")
+        if named is None or (self.attached is not None and named == self.attached.run_id):
+            return False
+        run_id = clean_text(named)
         if run_id is None:
             return False
         if self.attached is not None and self.attached.run_id is not None:
@@ -65,8 +68,11 @@ class RunReader:
         return run_id in self._foreign
 
     def _note_ids(self, event: dict[str, Any]) -> list[RunEvent]:
-        new, known = _ids(event), self.attached
-        if not (new.run_id or new.message_id) or (known is not None and (known.run_id or not new.run_id)):
+        known = self.attached
+        if known is not None and known.run_id:
+            return []
+        new = _ids(event)
+        if not (new.run_id or new.message_id) or (known is not None and not new.run_id):
             return []
         if known is not None:
             new = replace(
@@ -119,6 +125,8 @@ class RunReader:
     def _note_price(self, node: dict[str, Any]) -> None:
         """Of each execution of a node once: its event can come twice."""
         metadata = _object(node.get("execution_metadata"))
+        if metadata.get("total_price") is None:
+            return
         try:
             price = Decimal(str(metadata.get("total_price")))
         except InvalidOperation:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 WORTH_TELLING = 2.0
 
 
+# Runs of the same length that start together end together, and the burst of their ends makes the burst of the next
+# starts: everybody then waits for everybody. Starts are spaced, a few at a time, so that the bursts dissolve.
+LONGEST_SPACING = 0.002
+BURST = 3
+
+
 class Permits:
     """In flight at Dify: never more than the pace allows. Beside them a few intents that are being committed, just as
     many as it takes to hide the commit behind the runs (docs/design/pay-once.md)."""
@@ -36,6 +42,7 @@ class Permits:
         self.run_time = 1.0
         """seconds that a run took lately"""
         self._down = False
+        self._next_start = 0.0
         self.proven = asyncio.Event()
 
     def ahead(self, latency: float) -> int:
@@ -59,14 +66,22 @@ class Permits:
         """Turn a reservation into a place in flight; False (and no reservation any more) if none came in time."""
         deadline = self._clock.monotonic() + patience
         try:
-            while self.pace.room(self._clock.monotonic(), self.in_flight) < 1:
+            while not self._may_start(self._clock.monotonic()):
                 if self._clock.monotonic() >= deadline:
                     return False
                 await self._wait(self._senders, deadline)
             self.in_flight += 1
+            self._note_start(self._clock.monotonic())
             return True
         finally:
             self.cancel()
+
+    def _may_start(self, now: float) -> bool:
+        return now >= self._next_start and self.pace.room(now, self.in_flight) > 0
+
+    def _note_start(self, now: float) -> None:
+        gap = min(LONGEST_SPACING, 0.8 * self.run_time / self.pace.limit)
+        self._next_start = max(self._next_start, now - BURST * gap) + gap
 
     def cancel(self) -> None:
         """Give a reservation up."""
@@ -111,7 +126,8 @@ class Permits:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiters.append(waiter)
         now = self._clock.monotonic()
-        moments = [m - now for m in (deadline, self.pace.gate) if m is not None and m > now]
+        known = (deadline, self.pace.gate, self._next_start if waiters is self._senders else None)
+        moments = [moment - now for moment in known if moment is not None and moment > now]
         timer = self._clock.call_later(min(moments), partial(_set, waiter)) if moments else None
         try:
             await waiter
