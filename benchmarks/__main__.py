@@ -1,6 +1,6 @@
 """`make bench`: the figures of the README, measured in one run on this machine.
 
-Rowmill and the fake Dify are processes of their own, as in real use; ratios compare figures of the same run.
+Rowmill and the server are processes of their own, as in real use; ratios compare figures of the same run.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Measured:
 
 
 @contextmanager
-def fake_dify(*args: object) -> Iterator[str]:
-    """The fake in its own process; yields its base URL."""
+def server(latency: int, hold: int) -> Iterator[str]:
+    """benchmarks/server.py in its own process; yields its base URL."""
     port = 18000 + os.getpid() % 1000
-    command = [sys.executable, "-m", "rowmill", "fake-dify", "--port", port, "--celery-slots", 0, *args]
-    process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "benchmarks.server", str(port), str(latency), str(hold)]
+    process = subprocess.Popen(command)
     url = f"http://127.0.0.1:{port}/v1"
     try:
         wait_for(url)
@@ -57,7 +57,7 @@ def wait_for(url: str) -> None:
             time.sleep(0.1)
         else:
             return
-    sys.exit("the fake Dify did not start")
+    sys.exit("the server did not start")
 
 
 def rowmill_run(url: str, folder: Path, rows: int, lanes: int, ending: str = "jsonl") -> Measured:
@@ -80,8 +80,14 @@ def rowmill_run(url: str, folder: Path, rows: int, lanes: int, ending: str = "js
     return Measured(answer, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / MEGABYTE)
 
 
+def bare_run(url: str, rows: int, lanes: int) -> float:
+    """Seconds that a bare loop takes for the same."""
+    command = [sys.executable, "-m", "benchmarks.bare", url, str(rows), str(lanes)]
+    return float(subprocess.run(command, check=True, capture_output=True).stdout)
+
+
 def measure_speed(folder: Path, rows: int) -> None:
-    with fake_dify("--latency-ms", 0, "--hold-ms", 0) as url:
+    with server(0, 0) as url:
         small = rowmill_run(url, folder, rows // 10, 50)
         large = rowmill_run(url, folder, rows, 50)
     seconds = large.answer["seconds"]
@@ -91,18 +97,19 @@ def measure_speed(folder: Path, rows: int) -> None:
 
 def measure_makespan(folder: Path, rows: int, hold: int) -> None:
     lanes, latency = 50, 50
-    with fake_dify("--latency-ms", latency, "--hold-ms", hold) as url:
+    with server(latency, hold) as url:
         run = rowmill_run(url, folder, rows, lanes)
-    ideal = rows * latency / 1000 / lanes
-    ratio = run.answer["seconds"] / ideal
+        bare = bare_run(url, rows, lanes)
+    ideal, seconds = rows * latency / 1000 / lanes, run.answer["seconds"]
     print(
-        f"{rows} rows x {latency} ms x {lanes} in flight, streams held {hold} ms more: "
-        f"{run.answer['seconds']:.2f} s, ideal {ideal:.2f} s, ratio {ratio:.3f} (goal <= 1.05)"
+        f"{rows} rows x {latency} ms x {lanes} in flight, streams held {hold} ms more: {seconds:.2f} s, "
+        f"ideal {ideal:.2f} s, ratio {seconds / ideal:.3f} (goal <= 1.05); "
+        f"bare aiohttp loop that keeps nothing {bare:.2f} s, ratio to it {seconds / bare:.3f}"
     )
 
 
 def measure_memory(folder: Path, few: int, many: int) -> None:
-    with fake_dify("--latency-ms", 0, "--hold-ms", 0) as url:
+    with server(0, 0) as url:
         for ending in ("jsonl", "xlsx"):
             small, large = (rowmill_run(url, folder, rows, 50, ending) for rows in (few, many))
             print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from types import SimpleNamespace
@@ -58,6 +59,13 @@ def kinds(events: list[RunEvent]) -> list[str]:
 ALL = ["Opened", "Attached", "Finished"]
 
 
+def noting(calls: list[int]) -> Callable[[], Awaitable[None]]:
+    async def note() -> None:
+        calls.append(1)
+
+    return note
+
+
 # ── nothing sent ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -66,7 +74,7 @@ async def test_a_refused_port() -> None:
         pass
     calls: list[int] = []
     async with client_of(gone) as client:
-        events, failure = await run(client, on_send=lambda: calls.append(1))
+        events, failure = await run(client, on_send=noting(calls))
     assert failure == Failure(NOT_SENT, "connection_refused", f"Connect call failed ('127.0.0.1', {gone.port})")
     assert (events, calls) == ([], [])
 
@@ -82,7 +90,7 @@ async def test_a_refused_port() -> None:
 async def test_an_address_that_leads_nowhere(url: str, code: str) -> None:
     calls: list[int] = []
     async with client_of(url) as client:
-        events, failure = await run(client, on_send=lambda: calls.append(1))
+        events, failure = await run(client, on_send=noting(calls))
     assert failure is not None
     assert (failure.kind, failure.code) == (NOT_SENT, code)
     assert (events, calls) == ([], [])
@@ -96,7 +104,7 @@ async def test_tls_to_a_plain_port() -> None:
     heard: list[bytes] = []
     calls: list[int] = []
     async with serving(plain, reads=False) as wire, client_of(wire.url.replace("http:", "https:")) as client:
-        events, failure = await run(client, on_send=lambda: calls.append(1))
+        events, failure = await run(client, on_send=noting(calls))
     assert failure is not None
     assert (failure.kind, failure.code) == (NOT_SENT, "tls_refused")
     assert (events, calls) == ([], [])
@@ -504,7 +512,11 @@ async def test_on_send_comes_once_and_before_the_first_byte() -> None:
         await talk.send(WHOLE)
 
     async with serving(script) as wire, client_of(wire) as client:
-        events, _ = await run(client, on_send=lambda: order.append(f"told with {len(wire.requests)} requests"))
+
+        async def tell() -> None:
+            order.append(f"told with {len(wire.requests)} requests")
+
+        events, _ = await run(client, on_send=tell)
     assert kinds(events) == ALL
     assert order == ["told with 0 requests", "heard"]
 
@@ -579,3 +591,12 @@ async def test_a_client_that_was_never_used_closes() -> None:
     client = client_of("http://127.0.0.1:1/v1")
     await client.close()
     assert KEY not in repr(client)
+
+
+async def test_a_key_that_is_echoed_stays_secret() -> None:
+    async with serving(reply(400, {"code": "invalid_param", "message": f"bad header Bearer {KEY}"})) as wire:
+        async with client_of(wire) as client:
+            _, failure = await run(client)
+    assert failure is not None
+    assert KEY not in str(failure)
+    assert failure.message == "bad header Bearer app-…"

@@ -167,7 +167,7 @@ def client_of(
 
 
 async def run(
-    client: DifyClient, request: RunRequest = ASK, on_send: Callable[[], None] | None = None
+    client: DifyClient, request: RunRequest = ASK, on_send: Callable[[], Awaitable[None]] | None = None
 ) -> tuple[list[RunEvent], Failure | None]:
     """All events of a run, and how it failed if it did. No failure may tell the key."""
     events: list[RunEvent] = []

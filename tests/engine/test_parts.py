@@ -62,44 +62,44 @@ def permits(limit: int, *, proven: bool = True) -> Permits:
 async def test_reservations_beyond_the_limit_only_for_short_runs() -> None:
     long, short = permits(50), permits(50)
     long.run_time, short.run_time = 20.0, 0.05
-    assert long.ahead(0.005) == 0
-    assert short.ahead(0.005) > 5
-    assert permits(50, proven=False).ahead(0.005) == 0
+    assert long.ahead == 0
+    assert short.ahead > 5
+    assert permits(50, proven=False).ahead == 0
 
 
 async def test_places_are_given_one_by_one() -> None:
     gates = permits(2)
     quit_ = asyncio.Event()
     for _ in range(2):
-        assert await gates.reserve(0.0, quit_)
-        assert await gates.send(1)
-    waiting = asyncio.create_task(gates.reserve(0.0, quit_))
+        assert await gates.reserve(quit_)
+        assert await gates.send(1, quit_, 0.0)
+    waiting = asyncio.create_task(gates.reserve(quit_))
     await asyncio.sleep(0)
     assert not waiting.done()
     gates.release(0.1)
     assert await waiting
-    assert await gates.send(1)
+    assert await gates.send(1, quit_, 0.0)
     assert gates.in_flight == 2
 
 
 async def test_patience_ends() -> None:
     gates = permits(1)
     quit_ = asyncio.Event()
-    gates.run_time = 0.001
-    assert await gates.reserve(0.0, quit_)
-    assert await gates.send(1)
-    assert await gates.reserve(1.0, quit_)
-    assert await gates.send(0.5) is False
+    gates.run_time, gates.preparation = 0.001, 1.0
+    assert await gates.reserve(quit_)
+    assert await gates.send(1, quit_, 0.0)
+    assert await gates.reserve(quit_)
+    assert await gates.send(0.5, quit_, 0.0) is False
     assert gates.in_flight == 1
 
 
 async def test_quitting_lets_reservers_go() -> None:
     gates = permits(1)
     quit_ = asyncio.Event()
-    assert await gates.reserve(0.0, quit_)
-    waiting = asyncio.create_task(gates.reserve(0.0, quit_))
+    assert await gates.reserve(quit_)
+    waiting = asyncio.create_task(gates.reserve(quit_))
     await asyncio.sleep(0)
     quit_.set()
     gates.wake()
     assert await waiting is False
-    assert await gates.reserve(0.0, quit_) is False
+    assert await gates.reserve(quit_) is False

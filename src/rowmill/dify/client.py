@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -21,7 +21,7 @@ from rowmill.domain.batch import Outcome, RunStatus
 from rowmill.domain.errors import DifyFailureError
 from rowmill.domain.form import Mode
 from rowmill.domain.verdict import Failure, FailureKind
-from rowmill.ports.dify import Finished, LoggedRun, Opened, RunDetail, RunEvent, RunRequest, Uploaded
+from rowmill.ports.dify import Finished, LoggedRun, OnSend, Opened, RunDetail, RunEvent, RunRequest, Uploaded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -62,6 +62,7 @@ class DifyClient:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.mode = mode
+        self._key = api_key
         self._headers = {"Authorization": f"Bearer {api_key}"}
         self._deadlines = deadlines or Deadlines()
         self._wall = wall
@@ -96,7 +97,7 @@ class DifyClient:
 
     # ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def run(self, request: RunRequest, on_send: Callable[[], None] | None = None) -> AsyncGenerator[RunEvent]:
+    async def run(self, request: RunRequest, on_send: OnSend | None = None) -> AsyncGenerator[RunEvent]:
         """See DifyApp.run."""
         start = asyncio.get_running_loop().time()
         last = start + self._deadlines.run
@@ -117,22 +118,21 @@ class DifyClient:
     def _first_wait(self, request: RunRequest) -> float:
         return self._deadlines.first_event if request.streaming else self._deadlines.run
 
-    async def _post_run(
-        self, request: RunRequest, deadline: float, on_send: Callable[[], None] | None
-    ) -> aiohttp.ClientResponse:
+    async def _post_run(self, request: RunRequest, deadline: float, on_send: OnSend | None) -> aiohttp.ClientResponse:
         sent = False
 
-        def sending() -> None:
+        async def sending() -> None:
             nonlocal sent
             if on_send is not None:
-                on_send()
+                await on_send()
             sent = True
 
+        body = _run_json(self._run_body(request))
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._http().post(
                     self.base_url + self._run_path(request),
-                    data=_to_json(self._run_body(request)),
+                    data=body,
                     headers={"Content-Type": "application/json"},
                     allow_redirects=False,
                     trace_request_ctx=sending,
@@ -176,11 +176,16 @@ class DifyClient:
             raise DifyFailureError(Failure(FailureKind.AMBIGUOUS, "connection_cut", "", response.status)) from None
         if response.status == HTTP_OK and response.content_type == "application/json":
             return read_blocking(body, self.mode)
-        failure = read_error(response.status, response.headers, body)
+        failure = self._refusal(response, body)
         if failure.status == 400 and failure.message.startswith("Run failed:"):  # noqa: PLR2004
             # How a blocking chatflow reports a run that failed: it ran, and was paid for.
             return [Finished(Outcome(RunStatus.FAILED, error=failure.message.removeprefix("Run failed:").strip()))]
         raise DifyFailureError(failure)
+
+    def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> Failure:
+        """What an answer that is no success means; a server that echoes our headers must not get the key into a file."""
+        failure = read_error(response.status, response.headers, body)
+        return replace(failure, message=failure.message.replace(self._key, "app-…"))
 
     async def stop(self, task_id: str, user: str) -> None:
         """See DifyApp.stop. Chat apps obey only the user that started the run."""
@@ -314,9 +319,7 @@ class DifyClient:
         try:
             fine = response.status in (200, 201) and response.content_type in ("application/json", "text/event-stream")
             if not fine:
-                raise DifyFailureError(
-                    read_error(response.status, response.headers, await _read_all(response, LARGEST_ANSWER))
-                )
+                raise DifyFailureError(self._refusal(response, await _read_all(response, LARGEST_ANSWER)))
             yield response
         finally:
             response.close()
@@ -373,12 +376,20 @@ class _Stream:
         raise DifyFailureError(_cut(code, reader))
 
 
+def _run_json(body: dict[str, Any]) -> bytes:
+    try:
+        return _to_json(body)
+    except (ValueError, TypeError, RecursionError):
+        text = "the inputs cannot be written as JSON: are they nested too deeply?"
+        raise DifyFailureError(Failure(FailureKind.REFUSED, "invalid_param", text, 400)) from None
+
+
 def _tell_before_sending() -> aiohttp.TraceConfig:
     """Calls what `run` was given as `on_send` once the connection stands."""
 
     async def tell(_: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConnectionCreateEndParams) -> None:
         if context.trace_request_ctx is not None:
-            context.trace_request_ctx()
+            await context.trace_request_ctx()
 
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_end.append(tell)

@@ -66,10 +66,18 @@ class _Listening:
     user: str
     slot: int
     sent_at: float
+    reserved_at: float
     ahead: float = 0.0
     attached: Attached | None = None
     recorded: asyncio.Future[bool] | None = None
     """the commit of the run id, under way"""
+    reserved: bool = True
+    began: float | None = None
+    """when it took its place in flight"""
+
+
+class _NotNowError(Exception):
+    """No place in flight came free in time, or it is time to quit: nothing was sent."""
 
 
 class Attempts:
@@ -81,16 +89,14 @@ class Attempts:
     async def run(self, job: RowJob, slot: int) -> bool:
         """One attempt of a row on a slot. True if the slot is free again; False if it must stay the attempt's own."""
         lane = self._lane
-        if not await lane.permits.reserve(lane.recorder.latency, lane.intake.quit):
+        if not await lane.permits.reserve(lane.intake.quit):
             lane.intake.settled()
             return True
         key = AttemptKey(lane.batch_id, job.position, job.tries + 1)
-        listening = _Listening(key, slot_user(lane.batch_id, slot), slot, lane.clock.wall())
+        user = slot_user(lane.batch_id, slot)
+        listening = _Listening(key, user, slot, lane.clock.wall(), lane.clock.monotonic())
         if not await self._intend(listening):
             lane.intake.settled()
-            return True
-        if not await lane.permits.send(SEND_PATIENCE):
-            await self._put_back(job, Refuse(key, "gate"))
             return True
         return await self._send(job, listening)
 
@@ -106,25 +112,43 @@ class Attempts:
         return taken
 
     async def _send(self, job: RowJob, heard: _Listening) -> bool:
-        lane, seconds = self._lane, None
-        start = lane.clock.monotonic()
+        lane = self._lane
         try:
             outcome = await self._listen(job, heard)
-            seconds = lane.clock.monotonic() - start
+        except _NotNowError:
+            await self._put_back(job, Refuse(heard.key, "gate"))
+            return True
         except DifyFailureError as error:
-            lane.permits.release(None)
+            self._leave(heard, None)
             return await self._failed(job, heard, error.failure)
         except BaseException:
-            lane.permits.release(None)
+            self._leave(heard, None)
             raise
-        lane.permits.release(seconds)
+        seconds = lane.clock.monotonic() - (heard.began or 0.0)
+        self._leave(heard, seconds)
         await self._finish(job, heard.key, outcome, seconds)
         return True
+
+    async def _take_place(self, heard: _Listening) -> None:
+        """The connection stands: from here on the run is in flight. Taken no sooner, so that connecting, which is our
+        time and not Dify's, keeps no other row waiting."""
+        lane, heard.reserved = self._lane, False
+        prepared = lane.clock.monotonic() - heard.reserved_at
+        if not await lane.permits.send(SEND_PATIENCE, lane.intake.quit, prepared):
+            raise _NotNowError
+        heard.began = lane.clock.monotonic()
+        lane.sent.mark(heard.slot, heard.key)
+
+    def _leave(self, heard: _Listening, seconds: float | None) -> None:
+        if heard.began is not None:
+            self._lane.permits.release(seconds)
+        elif heard.reserved:
+            self._lane.permits.cancel()
 
     async def _listen(self, job: RowJob, heard: _Listening) -> Outcome:
         lane = self._lane
         request = make_request(job, heard.user, lane.settings.pinned_workflow)
-        async with aclosing(lane.app.run(request, lambda: lane.sent.mark(heard.slot, heard.key))) as events:
+        async with aclosing(lane.app.run(request, lambda: self._take_place(heard))) as events:
             async for event in events:
                 match event:
                     case Opened():

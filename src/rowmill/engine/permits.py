@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rowmill.domain.causes import Cause
-    from rowmill.ports.clock import Clock
+    from rowmill.ports.clock import Clock, Timer
 
 # A gate shorter than this is not worth a message.
 WORTH_TELLING = 2.0
@@ -41,37 +41,47 @@ class Permits:
         self.in_flight = 0
         self.run_time = 1.0
         """seconds that a run took lately"""
+        self.preparation = 0.01
+        """seconds that it took lately from a reservation to a standing connection: commit of the intent, handshake"""
         self._down = False
         self._next_start = 0.0
+        self._timer: Timer | None = None
         self.proven = asyncio.Event()
 
-    def ahead(self, latency: float) -> int:
-        """How many intents beyond the pace keep the lanes full while commits take `latency` seconds."""
+    @property
+    def ahead(self) -> int:
+        """How many rows beyond the pace are being prepared, so that the lanes stay full meanwhile."""
         if not self.pace.proven:
             return 0
-        return min(self.pace.limit, math.floor(0.5 + self.pace.limit * 5 * latency / max(self.run_time, 0.001)))
+        wanted = self.pace.limit * 2 * self.preparation / max(self.run_time, 0.001)
+        return min(self.pace.limit, math.floor(0.5 + wanted))
 
-    async def reserve(self, latency: float, quit_: asyncio.Event) -> bool:
-        """Wait until an intent may be committed; False when it is time to quit. Ends with `send` or `cancel`."""
+    async def reserve(self, quit_: asyncio.Event) -> bool:
+        """Wait until a row may be prepared; False when it is time to quit. Ends with `send` or `cancel`."""
         while not quit_.is_set():
-            room = self.pace.room(self._clock.monotonic(), self.in_flight)
-            closed = self._clock.monotonic() < self.pace.gate
-            if not closed and room + self.ahead(latency) > self._intending:
+            if self._may_prepare(self._clock.monotonic()):
                 self._intending += 1
+                _wake_one(self._reservers)  # there may be room for one more
                 return True
             await self._wait(self._reservers, None)
         return False
 
-    async def send(self, patience: float) -> bool:
-        """Turn a reservation into a place in flight; False (and no reservation any more) if none came in time."""
+    def _may_prepare(self, now: float) -> bool:
+        return now >= self.pace.gate and self.pace.room(now, self.in_flight) + self.ahead > self._intending
+
+    async def send(self, patience: float, quit_: asyncio.Event, prepared: float) -> bool:
+        """Turn a reservation, `prepared` seconds old, into a place in flight; False (and no reservation any more) if
+        none came free in time."""
+        self.preparation += 0.1 * (min(prepared, 1.0) - self.preparation)
         deadline = self._clock.monotonic() + patience
         try:
             while not self._may_start(self._clock.monotonic()):
-                if self._clock.monotonic() >= deadline:
+                if quit_.is_set() or self._clock.monotonic() >= deadline:
                     return False
                 await self._wait(self._senders, deadline)
             self.in_flight += 1
             self._note_start(self._clock.monotonic())
+            _wake_one(self._senders)
             return True
         finally:
             self.cancel()
@@ -125,15 +135,28 @@ class Permits:
     async def _wait(self, waiters: deque[asyncio.Future[None]], deadline: float | None) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiters.append(waiter)
+        self._arm()
         now = self._clock.monotonic()
-        known = (deadline, self.pace.gate, self._next_start if waiters is self._senders else None)
-        moments = [moment - now for moment in known if moment is not None and moment > now]
-        timer = self._clock.call_later(min(moments), partial(_set, waiter)) if moments else None
+        patience = self._clock.call_later(deadline - now, partial(_set, waiter)) if deadline is not None else None
         try:
             await waiter
         finally:
-            if timer is not None:
-                timer.cancel()
+            if patience is not None:
+                patience.cancel()
+
+    def _arm(self) -> None:
+        """One timer for all who wait for a moment: one each would wake everybody for every single start."""
+        now = self._clock.monotonic()
+        moments = [moment for moment in (self.pace.gate, self._next_start) if moment > now]
+        if moments and self._timer is None:
+            self._timer = self._clock.call_later(min(moments) - now, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        _wake_one(self._senders)
+        _wake_one(self._reservers)
+        if self._senders or self._reservers:
+            self._arm()
 
 
 def _wake_one(waiters: deque[asyncio.Future[None]]) -> None:

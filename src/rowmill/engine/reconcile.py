@@ -45,6 +45,15 @@ class Patience:
     """between the intent and the latest moment at which it can have been sent"""
 
 
+class _Heard(Enum):
+    """What came of one look."""
+
+    ANSWER = "answer"
+    ERROR = "error"
+    """the server is there and cannot tell"""
+    SILENCE = "silence"
+
+
 class _Left(Enum):
     """Ways to leave without an answer."""
 
@@ -110,13 +119,14 @@ class Reconciler:
         left = max(self._patience.shortest_run_deadline, self._lane.settings.row_timeout)
         missing, gap = 0.0, self._patience.first_gap
         while left > 0:
-            answered, detail = await self._ask(lambda: self._lane.app.run_detail(run_id))
+            heard, detail = await self._ask(lambda: self._lane.app.run_detail(run_id))
             if detail is not None and detail.outcome is not None:
                 return _as_outcome(detail)
             if not await self._rest(gap):
                 return _Left.QUIT
-            left -= gap if answered else 0
-            missing = missing + gap if answered and detail is None else 0.0
+            # A server that is away proves nothing and costs no patience; one that cannot tell costs some.
+            left -= 0 if heard is _Heard.SILENCE else gap
+            missing = missing + gap if heard is _Heard.ANSWER and detail is None else 0.0
             if missing > self._patience.not_found:
                 return Cause.NOT_FOUND
             gap = min(2 * gap, self._patience.longest_gap)
@@ -128,17 +138,19 @@ class Reconciler:
         if not (self._recovery.by_user and self._recovery.by_run_id):
             return _Left.CLOSED
         left, gap = self._window(lost, failure), self._patience.first_gap
+        errors = self._patience.shortest_run_deadline
         while True:
-            answered, run_id = await self._ask(lambda: self._find(lost))
+            heard, run_id = await self._ask(lambda: self._find(lost))
             if run_id is not None:
                 return str(run_id)
-            if answered and left <= 0:
+            if (heard is _Heard.ANSWER and left <= 0) or errors <= 0:
                 return _Left.CLOSED
             # One last look exactly when the window closes.
             step = min(gap, left) if left > 0 else gap
             if not await self._rest(step):
                 return _Left.QUIT
-            left -= step if answered else 0
+            left -= step if heard is _Heard.ANSWER else 0
+            errors -= step if heard is _Heard.ERROR else 0
             gap = min(2 * gap, self._patience.longest_gap)
 
     def _window(self, lost: OpenAttempt, failure: Failure | None) -> float:
@@ -195,16 +207,17 @@ class Reconciler:
 
     # ── asking ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _ask(self, call: Callable[[], Awaitable[T]]) -> tuple[bool, T | None]:
-        """(Dify answered, the answer). What it refuses to tell (key revoked, app gone) pauses the batch."""
+    async def _ask(self, call: Callable[[], Awaitable[T]]) -> tuple[_Heard, T | None]:
+        """What Dify refuses to tell for good (key revoked, app gone) pauses the batch."""
         try:
-            return True, await call()
+            return _Heard.ANSWER, await call()
         except DifyFailureError as error:
             failure = error.failure
             if failure.kind is FailureKind.REFUSED and failure.status in (401, 403):
                 cause = Cause.BAD_KEY if failure.status == 401 else Cause.FORBIDDEN  # noqa: PLR2004
                 self._lane.pause(cause, failure.message)
-            return False, None
+            away = failure.kind is FailureKind.NOT_SENT or failure.code == "no_answer"
+            return (_Heard.SILENCE if away else _Heard.ERROR), None
 
     async def _rest(self, seconds: float) -> bool:
         """False when it is time to quit."""

@@ -38,8 +38,6 @@ class Recorder:
         self._dead: RowmillError | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._task = asyncio.create_task(self._commit_all(), name="recorder")
-        self.latency = 0.005
-        """seconds that a commit took lately"""
 
     def put(self, record: Record) -> asyncio.Future[bool]:
         """Queue a record; the future answers after the commit. Raises what ended this recorder, if it has ended."""
@@ -78,7 +76,6 @@ class Recorder:
     async def _commit(self, records: list[Record]) -> list[bool]:
         loop, wait, troubled = asyncio.get_running_loop(), 0.5, False
         while True:
-            start = self._clock.monotonic()
             try:
                 answers = await loop.run_in_executor(self._thread, self._store.write, records, self._fence)
             except FencedError:
@@ -94,7 +91,6 @@ class Recorder:
                 continue
             if troubled:
                 self._tell(Event(Fact.STORE_WELL))
-            self.latency += 0.2 * (self._clock.monotonic() - start - self.latency)
             return answers
 
     def _die(self, error: RowmillError, group: list[tuple[Record, asyncio.Future[bool]]]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator
 
     from rowmill.domain.batch import Outcome
     from rowmill.domain.form import Form, Mode
@@ -81,6 +82,7 @@ class Finished:
 
 
 RunEvent = Opened | Attached | Finished
+OnSend = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,9 @@ class DifyApp(Protocol):
     Every failure is a DifyFailureError whose failure kind says what can be known about the run.
     """
 
-    def run(self, request: RunRequest, on_send: Callable[[], None] | None = None) -> AsyncGenerator[RunEvent]:
-        """Start a run. `on_send` is called when the connection stands, right before the first byte.
+    def run(self, request: RunRequest, on_send: OnSend | None = None) -> AsyncGenerator[RunEvent]:
+        """Start a run. `on_send` is awaited when the connection stands, right before the first byte; what it raises
+        comes out here, and then nothing was sent.
 
         Yields Opened, then Attached, then Finished as its last; ends at the terminal event without waiting for the end
         of the stream. Leaving the iteration early closes the connection; the run goes on at Dify.
