@@ -594,9 +594,9 @@ async def test_a_client_that_was_never_used_closes() -> None:
 
 
 async def test_a_key_that_is_echoed_stays_secret() -> None:
-    async with serving(reply(400, {"code": "invalid_param", "message": f"bad header Bearer {KEY}"})) as wire:
-        async with client_of(wire) as client:
-            _, failure = await run(client)
+    echo = reply(400, {"code": "invalid_param", "message": f"bad header Bearer {KEY}"})
+    async with serving(echo) as wire, client_of(wire) as client:
+        _, failure = await run(client)
     assert failure is not None
     assert KEY not in str(failure)
     assert failure.message == "bad header Bearer app-…"
