@@ -183,7 +183,7 @@ class DifyClient:
         raise DifyFailureError(failure)
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> Failure:
-        """What an answer that is no success means. A server that echoes our headers must not bring the key into a file."""
+        """What an answer that is no success means; without the key, in case the server echoes our headers."""
         failure = read_error(response.status, response.headers, body)
         return replace(failure, message=failure.message.replace(self._key, "app-…"))
 
