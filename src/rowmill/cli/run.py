@@ -131,7 +131,7 @@ def retry(
         target = output or _default_output(Path(batch.sheet_path))
         check_target(target, Path(batch.sheet_path))
         job = Job(session, settings, workbench, engine, key, target, yes)
-        batch = _ready(job, batch, concurrency)
+        batch = _ready(job, batch)
         count = _put_back(job, batch, cause)
         if count == 0:
             session.tell("retry_none", batch=batch.id)
@@ -252,12 +252,11 @@ def _resume(job: Job, batch_id: str, sheet: Path | None, base_url: str | None, c
     if batch.state not in UNFINISHED:
         job.session.tell("already_done", batch=batch.id, state=job.session.say(f"batch_state.{batch.state.value}"))
         return _report(job, batch, None)
-    return _run_and_report(job, _ready(job, batch, concurrency), concurrency)
+    return _run_and_report(job, _ready(job, batch), concurrency)
 
 
-def _ready(job: Job, batch: BatchRecord, concurrency: int | None) -> BatchRecord:
+def _ready(job: Job, batch: BatchRecord) -> BatchRecord:
     """The batch, once its app was seen to be there and its key to be good."""
-    del concurrency
     return run_loop(job.workbench.batches.refresh(batch, job.key))  # type: ignore[no-any-return]
 
 
