@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -51,14 +51,12 @@ def open_runner(settings: Settings) -> Iterator[tuple[Workbench, Engine]]:
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with RunnerLock(settings.data_dir):
         tools = _tools(settings)
-        sent = SentFile(settings.data_dir / "sent.marks")
         try:
             fence = tools.store.take_over(f"pid {os.getpid()}")
             # Whoever was reading a sheet into a draft has died: there is one runner, and it is this one.
             tools.store.sweep_drafts(tools.clock.wall())
-            yield Workbench(tools), Engine(tools.store, sent, fence, tools.clock)
+            yield Workbench(tools), Engine(tools.store, partial(_open_marks, settings.data_dir), fence, tools.clock)
         finally:
-            sent.close()
             tools.store.close()
 
 
@@ -78,6 +76,11 @@ def _tools(settings: Settings) -> Tools:
         open_lines=JsonLinesWriter,
         schema_check=check_schema,
     )
+
+
+def _open_marks(data_dir: Path, batch_id: str) -> SentFile:
+    # One file per batch: slots are numbered per batch, and a batch must not write over what another one left.
+    return SentFile(data_dir / f"sent-{batch_id}.marks")
 
 
 def _key_source(settings: Settings) -> dict[str, str]:

@@ -170,6 +170,23 @@ def test_resume_refuses_another_sheet_or_server(rowmill: Caller, dify: Serving, 
     assert called.json["error"]["code"] == "resume_other_url"
 
 
+def test_resume_with_the_key_of_another_app(rowmill: Caller, dify: Serving, folder: Path) -> None:
+    first = rowmill("run", sheet_of(4), "--base-url", dify.url, "-o", "o.jsonl", "--sample", "1", "--json").json
+    other = rowmill("run", "--resume", first["batch"], "-o", "o.jsonl", "--json", ROWMILL_API_KEY="app-deadend")
+    assert (other.code, other.json["error"]["code"]) == (2, "resume_other_app")
+    assert len(dify.fake.ledger.runs) == 1
+    dify.fake.apps["app-echo-new-key"] = dify.fake.apps["app-echo"]
+    again = rowmill("run", "--resume", first["batch"], "-o", "o.jsonl", "--json", ROWMILL_API_KEY="app-echo-new-key")
+    assert (again.code, again.json["succeeded"]) == (0, 4)
+
+
+def test_resume_does_not_overwrite_the_sheet(rowmill: Caller, dify: Serving, folder: Path) -> None:
+    first = rowmill("run", sheet_of(4), "--base-url", dify.url, "-o", "o.csv", "--sample", "1", "--json").json
+    called = rowmill("run", "--resume", first["batch"], "-o", "rows.csv", "--json")
+    assert (called.code, called.json["error"]["code"]) == (2, "output_is_sheet")
+    assert rowmill("run", "--resume", first["batch"], "--json").json["output"] == "rows-results.xlsx"
+
+
 def test_batch_pauses_and_says_why(rowmill: Caller, dify: Serving, folder: Path) -> None:
     fault = Fault("status", times=-1, after=3, params={"code": 401, "dify_code": "unauthorized", "message": "invalid"})
     dify.fake.faults.add(fault)

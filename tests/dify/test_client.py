@@ -600,3 +600,25 @@ async def test_a_key_that_is_echoed_stays_secret() -> None:
     assert failure is not None
     assert KEY not in str(failure)
     assert failure.message == "bad header Bearer app-…"
+
+
+async def test_a_connection_that_is_not_wanted_any_more_is_closed() -> None:
+    """What `on_send` raises comes out, nothing was sent, and no open connection is left at Dify."""
+    left = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.read() == b""
+        writer.close()
+        left.set()
+
+    async def refuse() -> None:
+        raise LookupError("no place")
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    async with DifyClient(url, KEY, Mode.WORKFLOW) as client:
+        with pytest.raises(LookupError):
+            async for _ in client.run(ASK, refuse):
+                pass
+        await asyncio.wait_for(left.wait(), 5)
+    server.close()

@@ -28,6 +28,8 @@ BATCH = {
     ("queued", "pause"): "paused",
     ("queued", "stop"): "stopped",
     ("queued", "retry"): "queued",
+    ("running", "retry"): "queued",
+    ("pausing", "retry"): "queued",
     ("running", "start"): "running",
     ("running", "pause"): "pausing",
     ("running", "stop"): "stopping",

@@ -92,11 +92,13 @@ def make_store(folder: Path, texts: list[str], url: str, settings: Settings, mod
 async def engine_on(
     folder: Path, store: SqlStore, patience: Patience = QUICK, clock: Any = None
 ) -> AsyncIterator[Engine]:
-    sent = SentFile(folder / "sent.marks")
-    try:
-        yield Engine(store, sent, store.take_over("test"), clock or QuickClock(SPEED), patience)
-    finally:
-        sent.close()
+    yield Engine(
+        store,
+        lambda batch_id: SentFile(folder / f"sent-{batch_id}.marks"),
+        store.take_over("test"),
+        clock or QuickClock(SPEED),
+        patience,
+    )
 
 
 async def run_engine(

@@ -103,3 +103,20 @@ async def test_quitting_lets_reservers_go() -> None:
     gates.wake()
     assert await waiting is False
     assert await gates.reserve(quit_) is False
+
+
+async def test_one_who_has_left_is_not_woken_instead() -> None:
+    """A sender whose patience ended must not swallow the wake-up that a reserver needs."""
+    gates = permits(1)
+    quit_ = asyncio.Event()
+    gates.run_time, gates.preparation = 0.001, 1.0
+    assert await gates.reserve(quit_)
+    assert await gates.send(1, quit_, 1.0)
+    assert await gates.reserve(quit_)
+    assert await gates.send(0.5, quit_, 0.0) is False
+    gates.preparation = 0.0
+    waiting = asyncio.create_task(gates.reserve(quit_))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    gates.release(6.0)
+    assert await asyncio.wait_for(waiting, 5)

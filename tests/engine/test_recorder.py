@@ -109,3 +109,23 @@ async def test_nobody_waits_any_more() -> None:
     await first
     await recorder.close()
     assert sum(len(group) for group in disk.commits) == 2
+
+
+async def test_giving_up_ends_the_waiting() -> None:
+    disk = Disk(*(StoreError("store_full") for _ in range(1000)))
+    recorder, _ = make(disk)
+    future = recorder.put(record(0))
+    await asyncio.sleep(0.02)
+    recorder.give_up()
+    with pytest.raises(StoreError):
+        await asyncio.wait_for(future, 5)
+    await asyncio.wait_for(recorder.close(), 5)
+
+
+async def test_any_other_error_frees_all_who_wait() -> None:
+    recorder, _ = make(Disk(ZeroDivisionError()))  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError):
+        await recorder.put(record(0))
+    with pytest.raises(ZeroDivisionError):
+        recorder.put(record(1))
+    await recorder.close()

@@ -99,7 +99,7 @@ async def interrupted(tmp_path: Path, fake: FakeDify, how: str, server: object) 
     async with engine_on(tmp_path, store) as engine:
         running = asyncio.create_task(run_engine(engine, store, "app-echo", events))
         await started(fake, 10)
-        getattr(engine.runner, how)()
+        getattr(engine, how)()
         state, ending = await running
     return Ran(state, ending, store, fake, events)
 
@@ -133,7 +133,9 @@ async def test_intent_that_never_left_is_sent(tmp_path: Path) -> None:
         store = make_store(tmp_path, queries(3), server.url, Settings(lost_window=3000.0), Mode.WORKFLOW, "1.14.2")
         store.move_batch(B, BatchMove.START)
         fence = store.take_over("killed")
-        SentFile(tmp_path / "sent.marks").close()
+        marks = SentFile(tmp_path / f"sent-{B}.marks")
+        marks.begin()
+        marks.close()
         store.write([Intend(AttemptKey(B, 0, 1), 0, f"rowmill-{B}-s0", 0.0)], fence)
         events: list = []
         async with engine_on(tmp_path, store) as engine:
@@ -152,7 +154,8 @@ async def test_intent_that_may_have_left_is_not_sent_again(tmp_path: Path) -> No
         store.move_batch(B, BatchMove.START)
         fence = store.take_over("killed")
         key = AttemptKey(B, 0, 1)
-        marks = SentFile(tmp_path / "sent.marks")
+        marks = SentFile(tmp_path / f"sent-{B}.marks")
+        marks.begin()
         marks.mark(0, key)
         marks.close()
         store.write([Intend(key, 0, f"rowmill-{B}-s0", 0.0)], fence)
@@ -171,15 +174,51 @@ async def test_intent_that_may_have_left_is_not_sent_again(tmp_path: Path) -> No
     assert fake.ledger.runs[-1].user != f"rowmill-{B}-s0"
 
 
-async def test_copied_marks_are_not_trusted(tmp_path: Path) -> None:
+def test_copied_marks_are_not_trusted(tmp_path: Path) -> None:
     """On a copy of the data folder nobody knows what was sent after the copy was made."""
     marks = SentFile(tmp_path / "sent.marks")
+    marks.begin()
     marks.close()
     copy = tmp_path / "copy.marks"
     copy.write_bytes((tmp_path / "sent.marks").read_bytes())
-    copied = SentFile(copy)
-    assert copied.was_sent(0, AttemptKey(B, 0, 1)) is None
-    copied.close()
+    for path, trusted in ((tmp_path / "sent.marks", False), (copy, None)):
+        opened = SentFile(path)
+        assert opened.was_sent(0, AttemptKey(B, 0, 1)) is trusted
+        opened.close()
+
+
+async def test_untrusted_marks_stay_untrusted(tmp_path: Path) -> None:
+    """After a reboot an intent is looked for; a start that is interrupted before the look ends must not make the next
+    one believe that it never left."""
+    fake = FakeDify(hold_ms=0, celery_slots=0)
+    with serve(fake) as server:
+        store = make_store(tmp_path, queries(3), server.url, Settings(lost_window=1e5), Mode.WORKFLOW, "1.14.2")
+        store.move_batch(B, BatchMove.START)
+        store.write([Intend(AttemptKey(B, 0, 1), 0, f"rowmill-{B}-s0", 1e12)], store.take_over("before the reboot"))
+        for _ in range(3):
+            async with engine_on(tmp_path, store) as engine:
+                running = asyncio.create_task(run_engine(engine, store, "app-echo", []))
+                await started(fake, 2)
+                await asyncio.sleep(0.1)
+                engine.abandon()
+                await running
+    rows = list(store.results(B))
+    assert rows[0].state is RowState.RUNNING
+    assert [run.inputs["query"] for run in fake.ledger.runs] == ["row 1", "row 2"], "row 0 may have been paid for"
+
+
+async def test_marks_of_one_batch_survive_another(tmp_path: Path) -> None:
+    """Slots are numbered per batch: the next batch must not write over what a killed one left."""
+    first, second = (SentFile(tmp_path / f"sent-{name}.marks") for name in ("one", "two"))
+    for marks in (first, second):
+        marks.begin()
+    first.mark(0, AttemptKey("one", 0, 1))
+    second.mark(0, AttemptKey("two", 0, 1))
+    again = SentFile(tmp_path / "sent-one.marks")
+    assert again.was_sent(0, AttemptKey("one", 0, 1)) is True
+    assert again.was_sent(0, AttemptKey("one", 0, 2)) is False
+    for marks in (first, second, again):
+        marks.close()
 
 
 async def test_run_that_ended_while_nobody_looked(tmp_path: Path) -> None:

@@ -85,12 +85,15 @@ def run(
         concurrency=settings.concurrency if concurrency is None else concurrency,
         retries=settings.retries if retries is None else retries,
     )
-    target = output or _default_output(sheet)
-    check_target(target, sheet)
+    target = output or (_default_output(sheet) if sheet is not None else None)
+    if target is not None:
+        check_target(target, sheet)
     if resume is None and (sheet is None or base_url is None):
         raise UsageError("sheet_argument_missing" if sheet is None else "url_missing")
     key = key_from(session, api_key, settings, needed=resume is None)
     with open_runner(settings) as (workbench, engine):
+        if target is None:
+            target = _default_output(Path(workbench.batches.find(resume or "").sheet_path))
         job = Job(session, settings, workbench, engine, key, target, yes, sample)
         if resume is not None:
             code = _resume(job, resume, sheet, base_url, concurrency)
@@ -148,8 +151,8 @@ def _put_back(job: Job, batch: BatchRecord, cause: str | None) -> int:
     return count
 
 
-def _default_output(sheet: Path | None) -> Path:
-    return Path(f"{sheet.stem}-results.xlsx") if sheet is not None else Path("results.xlsx")
+def _default_output(sheet: Path) -> Path:
+    return Path(f"{sheet.stem}-results.xlsx")
 
 
 def _batch_settings(settings: AppSettings) -> Settings:
@@ -245,6 +248,7 @@ def _confirm(session: Session, draft: Draft) -> bool:
 
 def _resume(job: Job, batch_id: str, sheet: Path | None, base_url: str | None, concurrency: int | None) -> int:
     batch = job.workbench.batches.find(batch_id)
+    check_target(job.output, Path(batch.sheet_path))
     if sheet is not None and sheet.exists() and job.workbench.digest(sheet) != batch.sheet_digest:
         raise UsageError("resume_other_sheet", batch=batch.id, sheet=batch.sheet_path, given=str(sheet))
     if base_url is not None and tidy_url(base_url) != batch.app.base_url:

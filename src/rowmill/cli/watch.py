@@ -63,16 +63,13 @@ class _Signals:
 
     def __call__(self, number: int) -> None:
         self.count += 1
-        runner = self.engine.runner
-        if runner is None:
-            return
         if self.count == 1:
             self.session.tell("draining")
-            runner.drain()
+            self.engine.drain()
             if number == signal.SIGTERM:
-                self.timers.append(asyncio.get_running_loop().call_later(TERM_PATIENCE, runner.abandon))
+                self.timers.append(asyncio.get_running_loop().call_later(TERM_PATIENCE, self.engine.abandon))
         else:
-            runner.abandon()
+            self.engine.abandon()
 
 
 @contextmanager

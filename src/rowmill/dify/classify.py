@@ -27,8 +27,11 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Failure:
     wait = read_retry_after(headers.get("Retry-After"), headers.get("Date"))
     if error is None or 300 <= status < 400:  # noqa: PLR2004
         return _not_dify(status, headers, body, wait)
-    code = clean_text(error.get("code")) or f"http_{status}"
-    return Failure(_kind(status), code, message, status, wait)
+    code = clean_text(error.get("code"))
+    if code is None and status >= 500:  # noqa: PLR2004
+        # JSON, but not Dify's: a gateway that has stopped waiting says so too.
+        return Failure(FailureKind.AMBIGUOUS, f"http_{status}", message, status, wait)
+    return Failure(_kind(status), code or f"http_{status}", message, status, wait)
 
 
 def _dify_error(body: bytes) -> dict[str, Any] | None:

@@ -6,7 +6,8 @@ import asyncio
 import json
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -84,14 +85,13 @@ class DifyClient:
         if self._session is None:
             # A fresh connection per call: Dify's server has ten by default and idle ones starve others; and a stale
             # one that breaks under a run would leave us not knowing whether the run was started.
-            connector = aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=60)
+            connector = _Connector(limit=0, force_close=True, ttl_dns_cache=60)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._deadlines.connect),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=2**18,
-                trace_configs=[_tell_before_sending()],
             )
         return self._session
 
@@ -128,6 +128,7 @@ class DifyClient:
             sent = True
 
         body = _run_json(self._run_body(request))
+        token = _ON_SEND.set(sending)
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._http().post(
@@ -135,13 +136,14 @@ class DifyClient:
                     data=body,
                     headers={"Content-Type": "application/json"},
                     allow_redirects=False,
-                    trace_request_ctx=sending,
                 )
         except TimeoutError:
             kind = FailureKind.AMBIGUOUS if sent else FailureKind.NOT_SENT
             raise DifyFailureError(Failure(kind, "no_answer" if sent else "connection_refused", "")) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise DifyFailureError(read_exception(error, sent=sent)) from None
+        finally:
+            _ON_SEND.reset(token)
 
     def _run_path(self, request: RunRequest) -> str:
         if self.mode is Mode.WORKFLOW and request.workflow_id:
@@ -184,8 +186,7 @@ class DifyClient:
 
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> Failure:
         """What an answer that is no success means; without the key, in case the server echoes our headers."""
-        failure = read_error(response.status, response.headers, body)
-        return replace(failure, message=failure.message.replace(self._key, "app-…"))
+        return read_error(response.status, response.headers, body.replace(self._key.encode(), "app-…".encode()))
 
     async def stop(self, task_id: str, user: str) -> None:
         """See DifyApp.stop. Chat apps obey only the user that started the run."""
@@ -384,16 +385,23 @@ def _run_json(body: dict[str, Any]) -> bytes:
         raise DifyFailureError(Failure(FailureKind.REFUSED, "invalid_param", text, 400)) from None
 
 
-def _tell_before_sending() -> aiohttp.TraceConfig:
-    """Calls what `run` was given as `on_send` once the connection stands."""
+# What `run` was given as `on_send`, for the connection that is being made in this task.
+_ON_SEND: ContextVar[OnSend | None] = ContextVar("on_send", default=None)
 
-    async def tell(_: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConnectionCreateEndParams) -> None:
-        if context.trace_request_ctx is not None:
-            await context.trace_request_ctx()
 
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_create_end.append(tell)
-    return trace
+class _Connector(aiohttp.TCPConnector):
+    """Awaits `on_send` once the connection stands, and closes the connection where that raises."""
+
+    async def _create_connection(self, *args: Any) -> Any:
+        protocol = await super()._create_connection(*args)
+        on_send = _ON_SEND.get()
+        if on_send is not None:
+            try:
+                await on_send()
+            except BaseException:
+                protocol.close()
+                raise
+        return protocol
 
 
 async def _read_all(response: aiohttp.ClientResponse, largest: int) -> bytes:

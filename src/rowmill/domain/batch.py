@@ -154,6 +154,9 @@ BATCH_MOVES: dict[BatchMove, dict[BatchState, BatchState]] = {
         BatchState.PAUSED: BatchState.QUEUED,
         BatchState.STOPPED: BatchState.QUEUED,
         BatchState.QUEUED: BatchState.QUEUED,
+        # Left behind by a killed process.
+        BatchState.RUNNING: BatchState.QUEUED,
+        BatchState.PAUSING: BatchState.QUEUED,
     },
 }
 

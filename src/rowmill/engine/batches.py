@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import BatchMove, BatchState, RowState
+from rowmill.domain.errors import FencedError
 from rowmill.engine.runner import BatchRunner, Ending
 
 if TYPE_CHECKING:
@@ -27,14 +28,27 @@ _OPEN = (RowState.PENDING, RowState.RUNNING, RowState.WAITING)
 
 @dataclass(slots=True)
 class Engine:
-    """One process that runs batches of one store. `fence` from Store.take_over."""
+    """One process that runs batches of one store. `fence` from Store.take_over; `open_marks` opens a batch's marks."""
 
     store: Store
-    sent: SentMarks
+    open_marks: Callable[[str], SentMarks]
     fence: int
     clock: Clock
     patience: Patience | None = None
-    runner: BatchRunner | None = None
+    _runner: BatchRunner | None = None
+    _draining: bool = False
+
+    def drain(self) -> None:
+        """No new rows; also where the batch is only about to start."""
+        self._draining = True
+        if self._runner is not None:
+            self._runner.drain()
+
+    def abandon(self) -> None:
+        """Stop listening at once; see BatchRunner.abandon."""
+        self.drain()
+        if self._runner is not None:
+            self._runner.abandon()
 
     async def run(
         self,
@@ -48,26 +62,23 @@ class Engine:
         """Run a batch to its end, or to its pause. `until`: only rows below this position (a sample)."""
         now = self.clock.wall()
         await asyncio.to_thread(self.store.move_batch, batch.id, BatchMove.START, at=now)
-        self.runner = BatchRunner(
-            batch,
-            app,
-            recovery,
-            self.store,
-            self.sent,
-            self.fence,
-            self.clock,
-            tell,
-            until=until,
-            patience=self.patience,
+        sent = self.open_marks(batch.id)
+        self._runner = BatchRunner(
+            batch, app, recovery, self.store, sent, self.fence, self.clock, tell, until=until, patience=self.patience
         )
+        if self._draining:
+            self._runner.drain()
         try:
-            ending = await self.runner.run()
+            ending = await self._runner.run()
+        except FencedError:
+            raise  # the batch is another runner's by now
         except BaseException:
             # The rows tell the truth; the batch says only that nobody is working on it.
             await asyncio.to_thread(self._close, batch.id, Ending(asked=True), sample=False)
             raise
         finally:
-            self.runner = None
+            self._runner, self._draining = None, False
+            sent.close()
         return await asyncio.to_thread(self._close, batch.id, ending, sample=until is not None), ending
 
     def _close(self, batch_id: str, ending: Ending, *, sample: bool) -> BatchState:

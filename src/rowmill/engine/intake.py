@@ -73,7 +73,10 @@ class Intake:
             due = self._due is not None and self._due <= self._clock.wall()
             if self._ready or (self._drained and not due):
                 return
-            jobs, self._due = await asyncio.to_thread(self._read)
+            self._due = None
+            jobs, due_at = await asyncio.to_thread(self._read)
+            if due_at is not None:
+                self.wait_until(due_at)  # a row may have begun to wait while the store was read
             self._ready.extend(jobs)
             fresh = [job.position for job in jobs if job.position > self._after]
             self._after = max(fresh, default=self._after)
@@ -82,7 +85,7 @@ class Intake:
     def _read(self) -> tuple[list[RowJob], float | None]:
         now = self._clock.wall()
         jobs = self._store.startable(self._batch_id, now, self._after, PAGE, self._until)
-        due = self._store.next_due(self._batch_id)
+        due = self._store.next_due(self._batch_id, self._until)
         # What is due now is among the jobs already.
         return jobs, due if due is None or due > now else now + 1.0
 

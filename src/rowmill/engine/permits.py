@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -143,6 +144,8 @@ class Permits:
         finally:
             if patience is not None:
                 patience.cancel()
+            with suppress(ValueError):
+                waiters.remove(waiter)  # nobody may wake one who has left, instead of one who waits
 
     def _arm(self) -> None:
         """One timer for all who wait for a moment: one each would wake everybody for every single start."""

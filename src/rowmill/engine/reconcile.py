@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rowmill.domain.batch import AttemptState, Outcome, RowMove
+from rowmill.domain.batch import Outcome, RowMove
 from rowmill.domain.causes import Cause
 from rowmill.domain.errors import DifyFailureError
 from rowmill.domain.events import Event, Fact
@@ -247,8 +247,3 @@ def _same(ours: str | float, theirs: Any) -> bool:
         return float(ours) == float(theirs)
     except (TypeError, ValueError):
         return str(ours) == str(theirs)
-
-
-def needs_no_look(attempt: OpenAttempt, *, was_sent: bool | None) -> bool:
-    """An intent of a killed process of which no byte can have left."""
-    return attempt.state is AttemptState.INTENT and was_sent is False

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from rowmill.domain.errors import FencedError, RowmillError, StoreError
+from rowmill.domain.errors import FencedError, StoreError
 from rowmill.domain.events import Event, Fact
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class Recorder:
         self._waiting: list[tuple[Record, asyncio.Future[bool]]] = []
         self._wake = asyncio.Event()
         self._closing = False
-        self._dead: RowmillError | None = None
+        self._dead: Exception | None = None
+        self._giving_up = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._task = asyncio.create_task(self._commit_all(), name="recorder")
 
@@ -66,7 +68,7 @@ class Recorder:
             group, self._waiting = self._waiting[:LARGEST_COMMIT], self._waiting[LARGEST_COMMIT:]
             try:
                 answers = await self._commit([record for record, _ in group])
-            except RowmillError as error:
+            except Exception as error:  # noqa: BLE001 -- whatever it is, everybody waits for this task
                 self._die(error, group)
                 return
             for (_, future), took_effect in zip(group, answers, strict=True):
@@ -81,19 +83,28 @@ class Recorder:
             except FencedError:
                 raise
             except StoreError as error:
-                if error.code == "store_damaged":
+                if error.code == "store_damaged" or self._giving_up:
                     raise
                 if not troubled:
-                    self._tell(Event(Fact.STORE_TROUBLE, {"code": error.code}))
+                    self._say(Event(Fact.STORE_TROUBLE, {"code": error.code}))
                 troubled = True
                 await self._clock.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
                 continue
             if troubled:
-                self._tell(Event(Fact.STORE_WELL))
+                self._say(Event(Fact.STORE_WELL))
             return answers
 
-    def _die(self, error: RowmillError, group: list[tuple[Record, asyncio.Future[bool]]]) -> None:
+    def give_up(self) -> None:
+        """Do not wait any longer for a database that refuses; what it did not take is found again by the next start."""
+        self._giving_up = True
+
+    def _say(self, event: Event) -> None:
+        # Where the disk is full, telling of it may fail as well.
+        with suppress(OSError):
+            self._tell(event)
+
+    def _die(self, error: Exception, group: list[tuple[Record, asyncio.Future[bool]]]) -> None:
         self._dead = error
         for _, future in group + self._waiting:
             if not future.done():

@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import AttemptState
+from rowmill.domain.causes import Cause
 from rowmill.domain.events import Event, Fact
 from rowmill.domain.pace import FixedPace
 from rowmill.engine.attempt import Attempts, Lane
 from rowmill.engine.intake import Intake
 from rowmill.engine.permits import Permits
-from rowmill.engine.reconcile import Patience, Reconciler, needs_no_look
+from rowmill.engine.reconcile import Patience, Reconciler
 from rowmill.engine.recorder import Recorder
-from rowmill.ports.store import Refuse
+from rowmill.ports.store import Lose, Refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rowmill.domain.causes import Cause
     from rowmill.domain.verdict import Failure
     from rowmill.ports.clock import Clock
     from rowmill.ports.dify import DifyApp, Recovery
@@ -107,6 +107,7 @@ class BatchRunner:
     def abandon(self) -> None:
         """Stop listening at once. Runs go on at Dify; the next start looks for what became of them."""
         self.drain()
+        self._recorder.give_up()
         self._cancel()
 
     def _cancel(self) -> None:
@@ -147,13 +148,22 @@ class BatchRunner:
         self._slots.busy = await asyncio.to_thread(self._store.busy_slots, self._batch.id)
         if left:
             self._tell(Event(Fact.RECOVERING, {"attempts": len(left)}))
-        for attempt in left:
-            was_sent = self._lane.sent.was_sent(attempt.slot, attempt.key)
-            if needs_no_look(attempt, was_sent=was_sent):
-                await self._recorder.put(Refuse(attempt.key, "never_sent"))
-            else:
-                self._intake.taken()
-                self._search(attempt, None)
+        lost = [attempt for attempt in left if not await self._never_left(attempt)]
+        # Every intent is judged now: nothing of what a former process marked is needed any more.
+        self._lane.sent.begin()
+        for attempt in lost:
+            self._intake.taken()
+            self._search(attempt, None)
+
+    async def _never_left(self, attempt: OpenAttempt) -> bool:
+        """Judge an intent by the marks, once: what is not certainly unsent is lost from now on, whatever comes next."""
+        if attempt.state is not AttemptState.INTENT:
+            return False
+        if self._lane.sent.was_sent(attempt.slot, attempt.key) is False:
+            await self._recorder.put(Refuse(attempt.key, "never_sent"))
+            return True
+        await self._recorder.put(Lose(attempt.key, Cause.REPLY_LOST.value))
+        return False
 
     # ── workers: one per lane of the window ─────────────────────────────────────────────────────────────────────
 

@@ -208,16 +208,24 @@ class BatchSummary:
 
 
 class SentMarks(Protocol):
-    """Which slots have begun to send which attempt: survives a kill of the process, not of the machine.
+    """Which slots of one batch have begun to send which attempt: survives a kill of the process, not of the machine.
 
     It tells intents that never left from those that may have. Costs a microsecond, not a disk write.
     """
 
+    def begin(self) -> None:
+        """Forget what a former process marked, and start anew. Only when nothing will be judged by it any more: every
+        intent that it left is refused or lost in the store by then."""
+        ...
+
     def mark(self, slot: int, key: AttemptKey) -> None: ...
 
     def was_sent(self, slot: int, key: AttemptKey) -> bool | None:
-        """None where the marks cannot be trusted: after a reboot, on a copied folder, on another machine."""
+        """By a former process. None where its marks cannot be trusted: after a reboot, on a copied folder, on another
+        machine."""
         ...
+
+    def close(self) -> None: ...
 
 
 class Store(Protocol):
@@ -278,8 +286,8 @@ class Store(Protocol):
         is due: the clock was set back."""
         ...
 
-    def next_due(self, batch_id: str) -> float | None:
-        """When the next waiting row is due."""
+    def next_due(self, batch_id: str, until: int | None = None) -> float | None:
+        """When the next waiting row is due, of those below position `until`."""
         ...
 
     def open_attempts(self, batch_id: str) -> list[OpenAttempt]:

@@ -254,9 +254,10 @@ class MemoryStore:
             jobs = [row.job() for row in due + pending]
             return [job for job in jobs if until is None or job.position < until][:limit]
 
-    def next_due(self, batch_id: str) -> float | None:
+    def next_due(self, batch_id: str, until: int | None = None) -> float | None:
         with self._lock:
             waiting = self._rows(batch_id, RowState.WAITING)
+            waiting = [row for row in waiting if until is None or row.new.position < until]
             return min((row.due_at for row in waiting if row.due_at is not None), default=None)
 
     def open_attempts(self, batch_id: str) -> list[OpenAttempt]:

@@ -164,8 +164,9 @@ def _jobs(conn: Connection, query: Select[Any]) -> list[RowJob]:
     return [RowJob(*row) for row in conn.execute(query)]
 
 
-def read_next_due(conn: Connection, batch_id: str) -> float | None:
-    return conn.execute(select(func.min(rows.c.due_at)).where(rows.c.batch_id == batch_id, _WAITING)).scalar()
+def read_next_due(conn: Connection, batch_id: str, until: int | None) -> float | None:
+    below = [] if until is None else [rows.c.position + literal_column("0") < until]
+    return conn.execute(select(func.min(rows.c.due_at)).where(rows.c.batch_id == batch_id, _WAITING, *below)).scalar()
 
 
 # Inside the partial index; spelled as there.

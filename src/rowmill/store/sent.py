@@ -21,16 +21,17 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class SentFile:
-    """See SentMarks. What a former process marked is read once, at the start."""
+    """See SentMarks. What a former process marked is read at the opening, and stays in the file until `begin`."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        header = self._own_header()
-        self._trusted = header is not None and os.pread(self._file, _HEADER, 0) == header
+        self._header = self._own_header()
+        self._trusted = self._header is not None and os.pread(self._file, _HEADER, 0) == self._header
         self._former = os.pread(self._file, os.fstat(self._file).st_size, 0)[_HEADER:] if self._trusted else b""
-        if header is not None and not self._trusted:
-            os.ftruncate(self._file, 0)
-            os.pwrite(self._file, header, 0)
+
+    def begin(self) -> None:
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, self._header or b"", 0)
 
     def _own_header(self) -> bytes | None:
         try:

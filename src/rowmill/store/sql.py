@@ -198,9 +198,9 @@ class SqlStore:
         with self._reading() as conn:
             return reading.read_startable(conn, batch_id, now, after, limit, until)
 
-    def next_due(self, batch_id: str) -> float | None:
+    def next_due(self, batch_id: str, until: int | None = None) -> float | None:
         with self._reading() as conn:
-            return reading.read_next_due(conn, batch_id)
+            return reading.read_next_due(conn, batch_id, until)
 
     def open_attempts(self, batch_id: str) -> list[OpenAttempt]:
         with self._reading() as conn:

@@ -25,14 +25,14 @@ class Apps:
         """Probe an app and keep it. The same address and key are the same app."""
         info = await self.probe(base_url, api_key)
         url = tidy_url(base_url)
-        app_id = hashlib.sha256(f"{url}\0{api_key}".encode()).hexdigest()[:16]
+        own_id = app_id(url, api_key)
         app = AppRecord(
-            id=app_id,
+            id=own_id,
             base_url=url,
             name=info.name,
             mode=info.mode,
             version=info.version,
-            sealed_key=self._tools.sealer.seal(api_key, app_id=app_id, origin=origin(url)),
+            sealed_key=self._tools.sealer.seal(api_key, app_id=own_id, origin=origin(url)),
             key_hint=f"…{api_key[-4:]}",
         )
         return self._tools.store.save_app(app), info
@@ -40,6 +40,11 @@ class Apps:
     def key_of(self, app: AppRecord) -> str:
         """The app's key in clear, for its own server only. Raises StoreError if it cannot be read."""
         return self._tools.sealer.open(app.sealed_key, app_id=app.id, origin=origin(app.base_url))
+
+
+def app_id(base_url: str, api_key: str) -> str:
+    """The same address and key are the same app; the key cannot be found from it."""
+    return hashlib.sha256(f"{base_url}\0{api_key}".encode()).hexdigest()[:16]
 
 
 def tidy_url(base_url: str) -> str:

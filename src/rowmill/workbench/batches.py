@@ -6,20 +6,26 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rowmill.domain.batch import BatchMove, BatchState
+from rowmill.domain.batch import BatchMove, BatchState, RowState
 from rowmill.domain.errors import UsageError
+from rowmill.workbench.apps import app_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rowmill.domain.batch import RowState
     from rowmill.domain.events import Event
     from rowmill.domain.progress import Counts
     from rowmill.engine.batches import Engine
     from rowmill.engine.runner import Ending
+    from rowmill.ports.dify import AppInfo
     from rowmill.ports.store import BatchRecord, BatchSummary
     from rowmill.workbench.apps import Apps
     from rowmill.workbench.tools import Tools
+
+
+def _same_app(batch: BatchRecord, info: AppInfo) -> bool:
+    """Whether another key can be a new key of the batch's own app: Dify shows no id to tell by."""
+    return info.mode is batch.app.mode and info.name == batch.app.name and info.form.digest == batch.form.digest
 
 
 class Batches:
@@ -53,17 +59,19 @@ class Batches:
         return self._tools.store.causes(batch_id)
 
     def sample_end(self, batch_id: str, rows: int) -> int:
-        """The position behind the next `rows` rows that are to be run."""
-        jobs = self._tools.store.startable(batch_id, self._tools.clock.wall(), -1, rows, None)
-        return max((job.position for job in jobs), default=-1) + 1
+        """The position behind the next `rows` rows that were never tried."""
+        store = self._tools.store
+        waiting = store.counts(batch_id).of(RowState.WAITING)
+        jobs = store.startable(batch_id, self._tools.clock.wall(), -1, rows + waiting, None)
+        fresh = sorted(job.position for job in jobs if job.tries == 0)[:rows]
+        return max(fresh, default=-1) + 1
 
     def retry(self, batch: BatchRecord, cause: str | None) -> int:
         """Put failed and stopped rows (with a cause: those, and the unknown ones among them) back to be run again.
         Succeeded rows are never run again. Returns how many."""
-        count = self._tools.store.retry(batch.id, cause)
-        if count:
-            self._tools.store.move_batch(batch.id, BatchMove.RETRY, at=self._tools.clock.wall())
-        return count
+        # The batch first: rows that wait in a batch that is over would never be picked up.
+        self._tools.store.move_batch(batch.id, BatchMove.RETRY, at=self._tools.clock.wall())
+        return self._tools.store.retry(batch.id, cause)
 
     async def run(
         self,
@@ -86,7 +94,10 @@ class Batches:
     async def refresh(self, batch: BatchRecord, api_key: str | None) -> BatchRecord:
         """Look at the app before going on with its batch: is it there, is the key good, has the server's version
         changed. Raises AppError."""
-        info = await self._apps.probe(batch.app.base_url, api_key or self._apps.key_of(batch.app))
+        key = api_key or self._apps.key_of(batch.app)
+        info = await self._apps.probe(batch.app.base_url, key)
+        if app_id(batch.app.base_url, key) != batch.app.id and not _same_app(batch, info):
+            raise UsageError("resume_other_app", batch=batch.id, app=batch.app.name, found=info.name)
         app = replace(batch.app, version=info.version)
         await asyncio.to_thread(self._tools.store.save_app, app)
         return replace(batch, app=app)
