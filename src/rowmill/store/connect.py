@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 _HEADER = b"SQLite format 3\x00"
 # A check reads the whole file: above this size it would keep a start waiting.
 QUICK_CHECK_BELOW = 50 * 1024 * 1024
-_CACHE_KIB = 32 * 1024
+_WRITER_CACHE_KIB = 12 * 1024
+_READER_CACHE_KIB = 4 * 1024
 # What the write-ahead log shrinks to when a long reader has let it grow.
 _LOG_LIMIT = 64 * 1024 * 1024
 
@@ -88,9 +89,9 @@ def _sqlite_engines(path: Path, patience: Patience) -> Engines:
         "PRAGMA synchronous=FULL",
         "PRAGMA foreign_keys=ON",
         f"PRAGMA journal_size_limit={_LOG_LIMIT}",
-        f"PRAGMA cache_size=-{_CACHE_KIB}",
+        f"PRAGMA cache_size=-{_WRITER_CACHE_KIB}",
     )
-    _on_connect(reader, "PRAGMA query_only=ON", f"PRAGMA cache_size=-{_CACHE_KIB}")
+    _on_connect(reader, "PRAGMA query_only=ON", f"PRAGMA cache_size=-{_READER_CACHE_KIB}")
     # The lock is taken at the start: a transaction that has begun cannot find the database busy any more.
     _on_begin(writer, "BEGIN IMMEDIATE")
     _on_begin(reader, "BEGIN")
