@@ -129,8 +129,8 @@ class Pace:
 
     def _trust(self, start: Start, now: float) -> None:
         self.proven = True
-        self._gate.calm()
-        self._server.accepted()
+        self._gate.calm(start.at)
+        self._server.accepted(start)
         self._rate.accepted(start.level, now)
 
     def ended(self, start: Start, sample: Sample, now: float, jitter: float = 0.0) -> None:

@@ -25,10 +25,12 @@ class Gate:
     def __init__(self) -> None:
         self.until = 0.0
         self._streak = 0
+        self._trouble_at = 0.0
 
     def close(self, kind: Kind, now: float, retry_after: float | None, jitter: float) -> bool:
         """Trouble of a kind. True if it is news: an answer to a request from before the gate closed is none."""
         stale = now < self.until
+        self._trouble_at = now
         if stale and retry_after is None:
             return False
         self._streak += not stale
@@ -39,9 +41,10 @@ class Gate:
         self.until = max(self.until, now + wait * (1 + 0.25 * jitter))
         return not stale
 
-    def calm(self) -> None:
-        """A row was accepted: the next trouble is a new one."""
-        self._streak = 0
+    def calm(self, sent_at: float) -> None:
+        """A row was accepted. If it was sent after the trouble, that is over: the next one is new."""
+        if sent_at >= self._trouble_at:
+            self._streak = 0
 
 
 # One refused connection is no outage: a proxy that restarts a worker refuses a few, and closing for a second each time
@@ -57,15 +60,19 @@ class Breaker:
         self.gate = Gate()
         self.is_open = False
         self._downs = 0
+        self._down_at = 0.0
 
     def down(self, now: float, retry_after: float | None, jitter: float) -> None:
         self._downs += 1
+        self._down_at = now
         self.is_open = self.is_open or self._downs >= DOWN_TO_BREAK
         if self.is_open or retry_after is not None:
             self.gate.close(Kind.DOWN, now, retry_after, jitter)
         else:
             self.gate.until = max(self.gate.until, now + HICCUP)
 
-    def calm(self) -> None:
-        self.is_open, self._downs = False, 0
-        self.gate.calm()
+    def calm(self, sent_at: float) -> None:
+        """A row was accepted; one that was sent before the server went away proves nothing."""
+        if sent_at >= self._down_at:
+            self.is_open, self._downs = False, 0
+            self.gate.calm(sent_at)

@@ -53,13 +53,16 @@ class ServerPace:
         if self.breaker.is_open:
             self._probe = start
 
-    def accepted(self) -> None:
+    def accepted(self, start: Start) -> None:
         """The server took a run of any app: it is there."""
-        self._probe = None
-        self.breaker.calm()
-        self.edge.calm()
+        self._forget_probe(start)
+        self.breaker.calm(start.at)
+        self.edge.calm(start.at)
+
+    def _forget_probe(self, start: Start) -> None:
+        if self._probe is start:
+            self._probe = None
 
     def ended(self, app: object, start: Start) -> None:
         self._in_flight[app] -= 1
-        if self._probe is start:
-            self._probe = None
+        self._forget_probe(start)

@@ -33,13 +33,17 @@ USED = 0.8
 # A run that has not begun after PATIENCE × the usual delay + LEEWAY waits in the server's queue.
 PATIENCE = 3.0
 LEEWAY = 0.3
-BASE_DRIFT = 1.01
+# The usual delay is the shortest seen. It rises only on delays that our own load does not explain: beside less than half
+# of the runs that the server was seen to run.
+BASE_RISE = 1.05
+SLOTS_MEMORY = 0.02
 QUEUED = 0.3
 # Rather an idle slot at the server than a row that would wait longer: after 300 s Dify forgets who asked.
 LONGEST_WAIT = 30.0
 BLOCKING_QUEUE = 0.15
 OVERHEADS = 200
 OVERLOAD_CUT = 0.75
+OVERLOAD_NUDGE = 0.88
 OVERLOAD_SHARE = 0.05
 OVERLOAD_MEMORY = 40
 FEWEST_OVERLOADS = 2
@@ -69,8 +73,8 @@ class Trials:
 
     @classmethod
     def new(cls) -> Trials:
-        """2 % of the successes may be rejects, and 0.5 % billed failures, that a trial has caused."""
-        return cls(Budget(8, 0.02, 8), Budget(3, 0.005, 3))
+        """2 % of the successes may be rejects, and 0.6 % billed failures, that a trial has caused."""
+        return cls(Budget(8, 0.02, 8), Budget(3, 0.006, 3))
 
     @property
     def are_paid(self) -> bool:
@@ -107,6 +111,7 @@ class Window:
         self._trials = trials
         self._waiting: dict[Start, None] = {}  # oldest first
         self._base: float | None = None  # the usual delay of a start that need not wait
+        self._slots = 0.0  # how many the server was seen to run, lately
         self._overheads: deque[float] = deque(maxlen=OVERHEADS)
         self._overloads: deque[bool] = deque(maxlen=OVERLOAD_MEMORY)
         self._levels = Levels()
@@ -172,11 +177,12 @@ class Window:
             del self._waiting[start]
             self.running += 1
         start.accepted_at, start.running = now, self.running
+        self._slots += max(self.running - self._slots, SLOTS_MEMORY * (self.running - self._slots))
         delay = now - start.at
-        queued = self._base is not None and delay > self._patience()
-        self._base = delay if self._base is None else min(delay, self._base * BASE_DRIFT)
         self._round.accepted += 1
-        self._round.queued += queued
+        self._round.queued += self._base is not None and delay > self._patience()
+        ours = 2 * self.running >= self._slots
+        self._base = delay if self._base is None else min(delay, self._base * (1 if ours else BASE_RISE))
 
     # ── ends ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -199,8 +205,9 @@ class Window:
             self._round.done += 1
         if start.at >= self._cut_at:
             self._overloads.append(sample.kind is Kind.OVERLOADED)
-            if sample.kind is Kind.OVERLOADED and self._is_overload():
-                self.cut(OVERLOAD_CUT * self.size, Reason.OVERLOAD, now, self.size)
+            if sample.kind is Kind.OVERLOADED and self._is_overload(start):
+                cut = OVERLOAD_CUT if self.size > self._last_ceiling or not self._troubled else OVERLOAD_NUDGE
+                self.cut(cut * self.size, Reason.OVERLOAD, now, self.size)
                 return None
         if self._round.done < max(FEWEST_PER_ROUND, ROUND * self.limit):
             return None
@@ -214,8 +221,11 @@ class Window:
         self._round.overhead += overhead
         self._round.overheads += 1
 
-    def _is_overload(self) -> bool:
+    def _is_overload(self, start: Start) -> bool:
+        """A share of failures that is no accident; on new ground the first one is warning enough."""
         count = sum(self._overloads)
+        if start.running > self._clean and count == 1:
+            return True
         return count >= FEWEST_OVERLOADS and count > OVERLOAD_SHARE * len(self._overloads)
 
     def rejected(self, others: int, now: float) -> None:
@@ -299,7 +309,7 @@ class Window:
         if self.run_time / running > LONGEST_WAIT:
             self.cut(running, Reason.QUEUE, now, running + 1)
             return
-        self.size = max(1.0, min(self.size, float(max(ended.peak, running + self._slack()))))
+        self.size = max(1.0, min(self.size, float(max(running, round(self._slots)) + self._slack())))
         self._clean = min(self._clean, self.size)
 
     def _grow(self, now: float) -> None:
@@ -308,7 +318,7 @@ class Window:
             size *= 2 if size < DOUBLING_UNTIL else GROWTH
         elif math.floor(size) < math.floor(self._clean):
             size = min(self._clean, REGROWTH * size + 1)
-        elif size + 1 < self._ceiling or (now >= self._probe_at and self._trials.are_paid):
+        elif self._may_try(now):
             size += max(1.0, STEP * size * 2.0 ** min(self._steps, 6))
             if size > self._ceiling:
                 self._ceiling = math.inf
@@ -320,6 +330,12 @@ class Window:
         self.size = min(size, most)
         if self.size >= most:
             self.reason = Reason.QUOTED if self.quoted == most else Reason.CAP
+
+    def _may_try(self, now: float) -> bool:
+        """Whether to go where it is not known to go well."""
+        if not self._trials.are_paid or any(self._overloads):
+            return False
+        return self.size + 1 < self._ceiling or now >= self._probe_at
 
     # ── does more at once bring more? ───────────────────────────────────────────────────────────────────────────
 
