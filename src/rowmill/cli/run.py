@@ -18,6 +18,7 @@ from rowmill.cli.watch import Watched, run_loop, watch
 from rowmill.domain.batch import UNFINISHED, BatchState, RowState, Settings
 from rowmill.domain.causes import Cause
 from rowmill.domain.errors import UsageError
+from rowmill.ports.store import Again
 from rowmill.workbench import Draft, Order, Workbench
 from rowmill.workbench.apps import tidy_url
 from rowmill.workbench.results import check_target
@@ -146,7 +147,7 @@ def _put_back(job: Job, batch: BatchRecord, cause: str | None) -> int:
     known = {name for name, _, _ in job.workbench.batches.causes(batch.id)}
     if cause is not None and cause not in known:
         raise UsageError("cause_unknown", cause=cause, known=", ".join(sorted(known)) or "–")
-    count = job.workbench.batches.retry(batch, cause)
+    count = job.workbench.batches.retry(batch, Again(cause))
     job.session.tell("retry_rows", count=count, batch=batch.id)
     return count
 

@@ -111,9 +111,14 @@ class Pace:
 
     # ── what happens ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def started(self, now: float) -> Start:
-        """An attempt takes its place in flight."""
-        start = Start(now, self.response_mode(), self.in_flight)
+    @property
+    def is_probing(self) -> bool:
+        """One goes alone: before the first was accepted, and while the server is away."""
+        return not self.proven or self._server.breaker.is_open
+
+    def started(self, now: float, mode: ResponseMode | None = None) -> Start:
+        """An attempt takes its place in flight. `mode`: as its request was written, which may be a moment ago."""
+        start = Start(now, mode or self.response_mode(), self.in_flight)
         self.in_flight += 1
         self._server.started(self, start, now)
         self._rate.started(now)

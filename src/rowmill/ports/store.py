@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from rowmill.domain.batch import AttemptState, BatchMove, BatchState, Outcome, RowMove, RowState, Settings
+    from rowmill.domain.batch import AttemptState, BatchMove, BatchState, Outcome, RowMove, RowState, Settings, Spent
     from rowmill.domain.cell import Cell
     from rowmill.domain.form import Form, Mode
     from rowmill.domain.mapping import Mapping
@@ -194,6 +194,25 @@ class RowResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """Which rows are to run again: failed and stopped ones; with a cause those that have it, with positions those that
+    stand there, unknown ones among them. `inputs` replaces those of the one row at `positions`."""
+
+    cause: str | None = None
+    positions: tuple[int, ...] | None = None
+    inputs: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wished for a batch, as its state tells; `touched` counts how often rows were put back by hand."""
+
+    state: BatchState
+    reason: str | None
+    touched: int
+
+
+@dataclass(frozen=True, slots=True)
 class BatchSummary:
     """One line of the list of batches."""
 
@@ -260,11 +279,11 @@ class Store(Protocol):
     def batch(self, batch_id: str) -> BatchRecord | None: ...
 
     def batches(self) -> list[BatchSummary]:
-        """Newest first, drafts left out."""
+        """Newest first; drafts and deleted ones left out."""
         ...
 
     def find_batch_ids(self, prefix: str) -> list[str]:
-        """Ids that begin so, newest first, drafts left out."""
+        """Ids that begin so, newest first; drafts and deleted ones left out."""
         ...
 
     def unfinished(self, app_id: str, sheet_digest: str, sheet_name: str) -> list[BatchSummary]:
@@ -308,9 +327,40 @@ class Store(Protocol):
         """(cause, state, rows), most first."""
         ...
 
-    def retry(self, batch_id: str, cause: str | None) -> int:
-        """Put failed, stopped and (only when `cause` names theirs) unknown rows back to pending; returns how many.
-        The attempts of unknown rows stay as they are, and keep their slots."""
+    def wishes(self, batch_ids: Sequence[str]) -> dict[str, Wish]:
+        """Of those batches that there are."""
+        ...
+
+    def close_batch(
+        self, batch_id: str, *, wants_to_end: bool, reason: str, detail: str | None = None, at: float = 0.0
+    ) -> BatchState | None:
+        """Lay a batch down when nothing of it is under way any more, as closing_moves says: completed if no row is
+        left, else as was wished for; `reason` where nobody wished anything but `wants_to_end`. None, and no change,
+        where it is to go on."""
+        ...
+
+    def spent(self, batch_id: str, *, with_price: bool = False) -> Spent:
+        """What the batch has cost since a person last started it: since its last START from a state in which nobody
+        worked on it. All attempts count."""
+        ...
+
+    def retry(self, batch_id: str, again: Again, at: float = 0.0) -> int:
+        """Put rows back to pending, and the batch back to where they can be taken up; both or neither. Returns how many
+        rows. The attempts of unknown rows stay as they are, and keep their slots. Raises IllegalMoveError."""
+        ...
+
+    def row(self, batch_id: str, position: int) -> RowResult | None: ...
+
+    def positions_of(self, batch_id: str, numbers: Sequence[int]) -> list[int]:
+        """Where the rows with these numbers in the sheet stand; those that there are, in order."""
+        ...
+
+    def delete_batch(self, batch_id: str) -> None:
+        """It is shown nowhere any more. Raises IllegalMoveError while somebody works on it."""
+        ...
+
+    def purge(self, limit: int = 5000) -> int:
+        """Remove so many rows of deleted batches, and the batches when none is left; returns how many rows."""
         ...
 
     def results(self, batch_id: str) -> Iterator[RowResult]:

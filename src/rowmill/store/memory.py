@@ -6,10 +6,13 @@ import threading
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import (
     ATTEMPT_MOVES,
+    HIDDEN,
+    IDLE,
     OPEN_ATTEMPTS,
     ROW_MOVES,
     UNFINISHED,
@@ -20,10 +23,14 @@ from rowmill.domain.batch import (
     Outcome,
     RowMove,
     RowState,
+    Spent,
+    closing_moves,
 )
+from rowmill.domain.brakes import read_price
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import (
+    Again,
     AppRecord,
     Attach,
     AttemptKey,
@@ -39,6 +46,7 @@ from rowmill.ports.store import (
     Refuse,
     RowJob,
     RowResult,
+    Wish,
 )
 from rowmill.store.bounds import FAR_AHEAD, bounded_tokens
 from rowmill.store.moves import moved
@@ -107,6 +115,8 @@ class _Batch:
     record: BatchRecord
     rows: dict[int, _Row] = field(default_factory=dict)
     attempts: dict[tuple[int, int], _Attempt] = field(default_factory=dict)
+    touched: int = 0
+    spent_before: Spent = field(default_factory=Spent)
 
     def in_order(self) -> list[_Row]:
         return [self.rows[position] for position in sorted(self.rows)]
@@ -178,13 +188,13 @@ class MemoryStore:
             return None if batch is None else replace(batch.record, app=self._apps[batch.record.app.id])
 
     def batches(self) -> list[BatchSummary]:
-        return self._summaries(lambda batch: batch.state is not BatchState.DRAFT)
+        return self._summaries(lambda batch: batch.state not in HIDDEN)
 
     def find_batch_ids(self, prefix: str) -> list[str]:
         with self._lock:
             return [
                 batch.id
-                for batch in self._records(lambda batch: batch.state is not BatchState.DRAFT)
+                for batch in self._records(lambda batch: batch.state not in HIDDEN)
                 if batch.id.startswith(prefix)
             ]
 
@@ -219,8 +229,61 @@ class MemoryStore:
     ) -> BatchState:
         with self._lock:
             batch = self._known(batch_id)
+            before = batch.record.state
             batch.record = moved(batch.record, move, reason, detail, at)
+            if move is BatchMove.START and before in IDLE:
+                batch.spent_before = self._all_spent(batch)
             return batch.record.state
+
+    def wishes(self, batch_ids: Sequence[str]) -> dict[str, Wish]:
+        with self._lock:
+            known = [self._batches[batch_id] for batch_id in batch_ids if batch_id in self._batches]
+            return {b.record.id: Wish(b.record.state, b.record.reason, b.touched) for b in known}
+
+    def close_batch(
+        self, batch_id: str, *, wants_to_end: bool, reason: str, detail: str | None = None, at: float = 0.0
+    ) -> BatchState | None:
+        with self._lock:
+            left = self.counts(batch_id).of(RowState.PENDING, RowState.RUNNING, RowState.WAITING)
+            state = None
+            for move in closing_moves(self._known(batch_id).record.state, left, wants_to_end=wants_to_end):
+                known = {"reason": reason, "detail": detail} if move is BatchMove.PAUSE else {}
+                state = self.move_batch(batch_id, move, at=at, **known)
+            return state
+
+    def spent(self, batch_id: str, *, with_price: bool = False) -> Spent:
+        with self._lock:
+            batch = self._known(batch_id)
+            whole, before = self._all_spent(batch), batch.spent_before
+        price = whole.price - before.price if with_price else Decimal(0)
+        return Spent(whole.rows - before.rows, whole.tokens - before.tokens, price)
+
+    def _all_spent(self, batch: _Batch) -> Spent:
+        outcomes = [attempt.outcome for attempt in batch.attempts.values() if attempt.outcome is not None]
+        tokens = sum(bounded_tokens(outcome.tokens) or 0 for outcome in outcomes)
+        price = sum((read_price(outcome.price) for outcome in outcomes), Decimal(0))
+        return Spent(self.counts(batch.record.id).done, tokens, price)
+
+    def row(self, batch_id: str, position: int) -> RowResult | None:
+        return next((row for row in self.results(batch_id) if row.position == position), None)
+
+    def positions_of(self, batch_id: str, numbers: Sequence[int]) -> list[int]:
+        wanted = set(numbers)
+        with self._lock:
+            return [row.new.position for row in self._rows(batch_id) if row.new.number in wanted]
+
+    def delete_batch(self, batch_id: str) -> None:
+        self.move_batch(batch_id, BatchMove.DELETE)
+
+    def purge(self, limit: int = 5000) -> int:
+        with self._lock:
+            for batch in [b for b in self._batches.values() if b.record.state is BatchState.DELETED]:
+                gone = list(batch.rows)[:limit]
+                if gone:
+                    batch.rows = {p: row for p, row in batch.rows.items() if p not in set(gone)}
+                    return len(gone)
+                del self._batches[batch.record.id]
+            return 0
 
     def write(self, records: Sequence[Record], fence: int) -> list[bool]:
         with self._lock:
@@ -300,16 +363,18 @@ class MemoryStore:
         ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
         return [(cause, state, number) for (cause, state), number in ordered]
 
-    def retry(self, batch_id: str, cause: str | None) -> int:
-        sources, target = ROW_MOVES[RowMove.RETRY]
+    def retry(self, batch_id: str, again: Again, at: float = 0.0) -> int:
         with self._lock:
-            if cause is None:
-                found = self._rows(batch_id, *sources - {RowState.UNKNOWN})
-            else:
-                found = [row for row in self._rows(batch_id, *sources) if row.cause == cause]
+            sources, target = ROW_MOVES[RowMove.RETRY]
+            found = [row for row in self._rows(batch_id, *sources) if _is_meant(row, again)]
+            if found:
+                self.move_batch(batch_id, BatchMove.RETRY, at=at)
             for row in found:
                 row.state = target
                 row.clear()
+                if again.inputs is not None:
+                    row.new = replace(row.new, inputs=again.inputs)
+            self._batches[batch_id].touched += bool(found)
             return len(found)
 
     def results(self, batch_id: str) -> Iterator[RowResult]:
@@ -324,6 +389,12 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _is_meant(row: _Row, again: Again) -> bool:
+    if again.positions is not None:
+        return row.new.position in again.positions
+    return row.state is not RowState.UNKNOWN if again.cause is None else row.cause == again.cause
 
 
 def _is_due(due_at: float | None, now: float) -> bool:

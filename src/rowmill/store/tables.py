@@ -64,6 +64,9 @@ batches = Table(
     Column("headers", ExactJson, nullable=False),
     Column("mapping", ExactJson, nullable=False),
     Column("form", ExactJson, nullable=False),
+    # How often rows were put back by hand, and what had been spent when a person last started the batch.
+    Column("touched", Integer, nullable=False, server_default="0"),
+    Column("spent_before", ExactJson),
 )
 
 rows = Table(
