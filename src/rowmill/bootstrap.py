@@ -14,6 +14,7 @@ from rowmill.dify.client import Deadlines, DifyClient
 from rowmill.dify.probe import probe
 from rowmill.dify.versions import recovery
 from rowmill.engine.batches import Engine
+from rowmill.domain.errors import StoreError
 from rowmill.engine.clock import SystemClock
 from rowmill.sheets.read import Sheets
 from rowmill.sheets.template import write_template
@@ -53,11 +54,26 @@ def open_runner(settings: Settings) -> Iterator[tuple[Workbench, Engine]]:
         tools = _tools(settings)
         try:
             fence = tools.store.take_over(f"pid {os.getpid()}")
+            # What a killed deletion left.
+            while tools.store.purge():
+                pass
             # Whoever was reading a sheet into a draft has died: there is one runner, and it is this one.
             tools.store.sweep_drafts(tools.clock.wall())
-            yield Workbench(tools), Engine(tools.store, partial(_open_marks, settings.data_dir), fence, tools.clock)
+            open_marks = partial(_open_marks, settings.data_dir)
+            yield Workbench(tools), Engine(tools.store, open_marks, fence, tools.clock, server_cap=settings.server_cap)
         finally:
             tools.store.close()
+
+
+def is_run_by_somebody(settings: Settings) -> bool:
+    """Whether a process has the right to run batches of this data folder at the moment."""
+    try:
+        RunnerLock(settings.data_dir).release()
+    except StoreError as error:
+        if error.code != "store_in_use":
+            raise
+        return True
+    return False
 
 
 def _tools(settings: Settings) -> Tools:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rowmill.cli.watch import duration
+from rowmill.cli.watch import duration, reason_text
 from rowmill.domain.batch import UNFINISHED, RowState
 from rowmill.domain.mapping import column_letter
 
@@ -80,8 +80,7 @@ def _state_line(session: Session, batch: BatchRecord) -> str:
     state = session.say(f"batch_state.{batch.state.value}")
     line = session.say("batch_line", batch=batch.id, state=state)
     if batch.reason and batch.state in UNFINISHED:
-        cause = f"cause.{batch.reason}"
-        why = session.say(cause) if session.say.knows(cause) else session.say(f"pause_reason.{batch.reason}")
+        why = reason_text(session, batch.reason)
         line += " " + session.say("batch_reason", reason=why, detail=f" ({batch.detail})" if batch.detail else "")
     return line
 

@@ -40,14 +40,19 @@ class Ledger:
 
     def __init__(self, path: Path | None = None) -> None:
         self.runs: list[LedgerRun] = []
+        self.most_at_once = 0
+        self._under_way = 0
         self._file: TextIO | None = path.open("a", encoding="utf-8", buffering=1) if path else None
 
     def started(self, run: LedgerRun) -> None:
         if len(self.runs) < MOST_RUNS:
             self.runs.append(run)
+        self._under_way += 1
+        self.most_at_once = max(self.most_at_once, self._under_way)
         self._write("started", run)
 
     def finished(self, run: LedgerRun) -> None:
+        self._under_way -= 1
         self._write("finished", run)
 
     def _write(self, event: str, run: LedgerRun) -> None:
