@@ -47,7 +47,8 @@ def test_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     write_sheet(sheet, 20)
     fake = FakeDify(latency_ms=4000, hold_ms=0, celery_slots=0)
     with serve(fake) as server:
-        process = rowmill("run", sheet, "--base-url", server.url, "-o", target, "--data-dir", data, cwd=tmp_path)
+        command = ["run", sheet, "--base-url", server.url, "-o", target, "--data-dir", data, "-c", "4"]
+        process = rowmill(*command, cwd=tmp_path)
         tick = threading.Event()
         while len(fake.ledger.runs) < 4:
             tick.wait(0.01)

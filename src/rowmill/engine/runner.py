@@ -63,7 +63,10 @@ class Slots:
         return self.next - 1
 
     def give(self, slot: int) -> None:
-        self.free.append(slot)
+        """It may serve again. One that was busy before its turn came is not kept beside: its turn will come."""
+        self.busy.discard(slot)
+        if slot < self.next:
+            self.free.append(slot)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +317,6 @@ class BatchRunner:
         if settled is Settled.LAID_DOWN:
             self._laid_down.append((attempt, failure))
         elif settled is Settled.SLOT_FREE:
-            self._slots.busy.discard(attempt.slot)
             self._slots.give(attempt.slot)
 
     def _end_search(self, search: asyncio.Task[None]) -> None:
