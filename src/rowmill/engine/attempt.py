@@ -15,7 +15,16 @@ from rowmill.domain.causes import Cause
 from rowmill.domain.errors import DifyFailureError
 from rowmill.domain.form import QUERY
 from rowmill.domain.pace import Signal
-from rowmill.domain.verdict import Action, Failure, FailureKind, Verdict, judge_failure, judge_outcome, quoted_limit
+from rowmill.domain.verdict import (
+    Action,
+    Failure,
+    FailureKind,
+    Verdict,
+    judge_failure,
+    judge_outcome,
+    lost_upload,
+    quoted_limit,
+)
 from rowmill.ports.dify import Attached, Finished, Opened, RunRequest
 from rowmill.ports.store import Attach, AttemptKey, Finish, Intend, Lose, OpenAttempt, Refuse
 
@@ -24,9 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rowmill.domain.batch import Settings
+    from rowmill.engine.downloads import Downloads
     from rowmill.engine.intake import Intake
     from rowmill.engine.permits import Permits
     from rowmill.engine.recorder import Recorder
+    from rowmill.engine.uploads import Ready, Uploads
     from rowmill.ports.clock import Clock
     from rowmill.ports.dify import DifyApp
     from rowmill.ports.store import RowJob, SentMarks
@@ -56,6 +67,8 @@ class Lane:
     clock: Clock
     pause: Callable[[Cause, str], None]
     lost: Callable[[OpenAttempt, Failure], None]
+    uploads: Uploads
+    downloads: Downloads
 
 
 @dataclass(slots=True)
@@ -67,6 +80,7 @@ class _Listening:
     slot: int
     sent_at: float
     reserved_at: float
+    ready: Ready
     ahead: float = 0.0
     attached: Attached | None = None
     recorded: asyncio.Future[bool] | None = None
@@ -92,13 +106,43 @@ class Attempts:
         if not await lane.permits.reserve(lane.intake.quit):
             lane.intake.settled()
             return True
+        reserved_at = lane.clock.monotonic()
         key = AttemptKey(lane.batch_id, job.position, job.tries + 1)
         user = slot_user(lane.batch_id, slot)
-        listening = _Listening(key, user, slot, lane.clock.wall(), lane.clock.monotonic())
+        ready = await self._make_ready(job, Intend(key, slot, user, lane.clock.wall()))
+        if ready is None:
+            return True
+        listening = _Listening(key, user, slot, lane.clock.wall(), reserved_at, ready)
         if not await self._intend(listening):
             lane.intake.settled()
             return True
         return await self._send(job, listening)
+
+    async def _make_ready(self, job: RowJob, intend: Intend) -> Ready | None:
+        """The row's inputs with its files uploaded; None if the row was put back, or failed, for want of one. Nothing
+        is intended yet: an upload is no run, and may take its time."""
+        lane, ready = self._lane, None
+        try:
+            ready = await lane.uploads.ready(job, intend.user, lane.intake.quit)
+        except DifyFailureError as error:
+            verdict = lane.uploads.judge(job, error.failure)
+            if verdict.action is Action.SETTLE:
+                await self._fail_unsent(intend, verdict, error.failure.message or error.failure.code)
+                return None
+            self._slow_down(error.failure, verdict)
+        finally:
+            if ready is None:
+                lane.permits.cancel()
+        if ready is None:
+            lane.intake.give_back(job)
+            lane.intake.settled()
+        return ready
+
+    async def _fail_unsent(self, intend: Intend, verdict: Verdict, error: str) -> None:
+        lane = self._lane
+        if await lane.recorder.put(intend):
+            await lane.recorder.put(Refuse(intend.key, str(verdict.cause), error, verdict.move))
+        after_verdict(lane, verdict, error)
 
     async def _intend(self, heard: _Listening) -> bool:
         lane = self._lane
@@ -147,7 +191,8 @@ class Attempts:
 
     async def _listen(self, job: RowJob, heard: _Listening) -> Outcome:
         lane = self._lane
-        request = make_request(job, heard.user, lane.settings.pinned_workflow)
+        sent = replace(job, inputs=heard.ready.inputs)
+        request = make_request(sent, heard.user, lane.settings.pinned_workflow)
         async with aclosing(lane.app.run(request, lambda: self._take_place(heard))) as events:
             async for event in events:
                 match event:
@@ -173,7 +218,8 @@ class Attempts:
             lane.permits.accepted()
         billed = job.tries + 1 - job.refused
         verdict = judge_outcome(outcome, billed, lane.settings.retries)
-        await lane.recorder.put(finish_record(key, outcome, verdict, lane.clock, seconds))
+        if await lane.recorder.put(finish_record(key, outcome, verdict, lane.clock, seconds)):
+            lane.downloads.collect(key, outcome.outputs)
         after_verdict(lane, verdict, outcome.error or "")
 
     async def _failed(self, job: RowJob, heard: _Listening, failure: Failure) -> bool:
@@ -181,6 +227,11 @@ class Attempts:
         if heard.recorded is not None:
             await heard.recorded
         verdict = judge_failure(failure, job.tries + 1 - job.refused)
+        if heard.ready.reused and lost_upload(failure):
+            await lane.uploads.forget(heard.ready.reused)
+            if verdict.action is Action.SETTLE:
+                await self._put_back(job, Refuse(heard.key, str(verdict.cause), failure.message))
+                return True
         match verdict.action:
             case Action.RECONCILE:
                 return await self._lose(job, heard, failure, verdict)

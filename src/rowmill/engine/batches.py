@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rowmill.engine.reconcile import Patience
     from rowmill.ports.clock import Clock
     from rowmill.ports.dify import DifyApp, Recovery
+    from rowmill.ports.files import Shelf
     from rowmill.ports.store import BatchRecord, SentMarks, Store
 
 # Reasons that are no cause of failure: why a batch stands still although nothing is wrong.
@@ -35,6 +36,8 @@ class Engine:
     fence: int
     clock: Clock
     patience: Patience | None = None
+    shelf: Shelf | None = None
+    """where rows' files are kept; without it no file is uploaded or fetched"""
     _runner: BatchRunner | None = None
     _draining: bool = False
 
@@ -64,8 +67,9 @@ class Engine:
         await asyncio.to_thread(self.store.move_batch, batch.id, BatchMove.START, at=now)
         sent = self.open_marks(batch.id)
         self._runner = BatchRunner(
-            batch, app, recovery, self.store, sent, self.fence, self.clock, tell, until=until, patience=self.patience
-        )
+            batch, app, recovery, self.store, sent, self.fence, self.clock, tell,
+            until=until, patience=self.patience, shelf=self.shelf,
+        )  # fmt: skip
         if self._draining:
             self._runner.drain()
         try:

@@ -12,10 +12,12 @@ from rowmill.domain.causes import Cause
 from rowmill.domain.events import Event, Fact
 from rowmill.domain.pace import FixedPace
 from rowmill.engine.attempt import Attempts, Lane
+from rowmill.engine.downloads import Downloads
 from rowmill.engine.intake import Intake
 from rowmill.engine.permits import Permits
 from rowmill.engine.reconcile import Patience, Reconciler
 from rowmill.engine.recorder import Recorder
+from rowmill.engine.uploads import Uploads
 from rowmill.ports.store import Lose, Refuse
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from rowmill.domain.verdict import Failure
     from rowmill.ports.clock import Clock
     from rowmill.ports.dify import DifyApp, Recovery
+    from rowmill.ports.files import Shelf
     from rowmill.ports.store import BatchRecord, OpenAttempt, RowJob, SentMarks, Store
 
 
@@ -78,6 +81,7 @@ class BatchRunner:
         *,
         until: int | None = None,
         patience: Patience | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         self._batch = batch
         self._store = store
@@ -90,6 +94,7 @@ class BatchRunner:
         self._lane = Lane(
             batch.id, app, batch.settings, self._recorder, self._permits, self._intake, sent, clock,
             self._pause, self._lost,
+            Uploads(app, batch.app.id, store, shelf, clock), Downloads(app, store, shelf, clock, tell),
         )  # fmt: skip
         self._attempts = Attempts(self._lane)
         self._reconciler = Reconciler(self._lane, store, recovery, tell, asyncio.to_thread, patience)
@@ -113,6 +118,7 @@ class BatchRunner:
     def _cancel(self) -> None:
         for task in (*self._workers, *self._searches):
             task.cancel()
+        self._lane.downloads.stop()
 
     async def run(self) -> Ending:
         """Until the end of the batch, or of the wish to go on."""
@@ -125,12 +131,14 @@ class BatchRunner:
             self._intake.stop()
             if self._searches:
                 await asyncio.wait(self._searches)
+            await self._lane.downloads.done()
             if self._trouble is not None:
                 raise self._trouble
         finally:
             self._intake.stop()
             self._cancel()
             await asyncio.gather(*self._workers, *self._searches, return_exceptions=True)
+            await self._lane.downloads.stopped()
             await self._recorder.close()
         return self._ending
 
@@ -154,6 +162,7 @@ class BatchRunner:
         for attempt in lost:
             self._intake.taken()
             self._search(attempt, None)
+        await self._lane.downloads.resume(self._batch.id)
 
     async def _never_left(self, attempt: OpenAttempt) -> bool:
         """Judge an intent by the marks, once: what is not certainly unsent is lost from now on, whatever comes next."""

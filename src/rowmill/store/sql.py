@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rowmill.domain.batch import ROW_MOVES, BatchMove, BatchState, RowMove, RowState
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
-from rowmill.store import reading
+from rowmill.store import files, reading
 from rowmill.store.connect import QUICK_CHECK_BELOW, Patience, open_engines, patiently
 from rowmill.store.faults import as_store_errors, code_of
 from rowmill.store.moves import moved
@@ -27,20 +27,23 @@ from rowmill.store.tables import apps, batches, runner
 from rowmill.store.tables import rows as rows_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection, RootTransaction
 
     from rowmill.domain.progress import Counts
     from rowmill.ports.store import (
         AppRecord,
+        AttemptKey,
         BatchRecord,
         BatchSummary,
         NewRow,
         OpenAttempt,
+        OutputFile,
         Record,
         RowJob,
         RowResult,
+        UploadRecord,
     )
 
 FILE_NAME = "rowmill.db"
@@ -243,6 +246,43 @@ class SqlStore:
     def snapshot(self, batch_id: str) -> Iterator[Iterable[RowResult]]:
         with self._reading() as conn:
             yield reading.Results(conn, batch_id)
+
+    def add_files(self, batch_id: str, files_: Collection[str]) -> None:
+        with self._writing() as conn:
+            _require_draft(conn, batch_id, "add_files")
+            files.add_files(conn, batch_id, files_)
+
+    def needed_files(self) -> set[str]:
+        with self._reading() as conn:
+            return files.read_needed(conn)
+
+    def find_upload(self, app_id: str, user: str, sha256: str, name: str) -> UploadRecord | None:
+        with self._reading() as conn:
+            return files.read_upload(conn, app_id, user, sha256, name)
+
+    def save_upload(self, upload: UploadRecord) -> None:
+        with self._writing() as conn:
+            files.save_upload(conn, upload)
+
+    def forget_uploads(self, app_id: str, sha256: str, name: str) -> None:
+        with self._writing() as conn:
+            files.forget_uploads(conn, app_id, sha256, name)
+
+    def save_output_file(self, key: AttemptKey, file: OutputFile) -> None:
+        with self._writing() as conn:
+            files.save_output_file(conn, key, file)
+
+    def output_files(self, key: AttemptKey) -> list[OutputFile]:
+        with self._reading() as conn:
+            return files.read_output_files(conn, key)
+
+    def fresh_outputs(self, batch_id: str, since: float) -> list[tuple[AttemptKey, str]]:
+        with self._reading() as conn:
+            return files.read_fresh_outputs(conn, batch_id, since)
+
+    def count_output_files(self, batch_id: str) -> tuple[int, int]:
+        with self._reading() as conn:
+            return files.count_output_files(conn, batch_id)
 
 
 # Locked where the database has locks on rows: a runner that takes over waits for the commit under way.
