@@ -277,7 +277,7 @@ def test_what_was_expected_and_found_is_told():
     _, misfits = read_files(field("file-list", sizes=SIZES), "big.txt, a.pfd", FOLDER)
     assert misfits == [
         ("file_too_large", {"found": 15.1, "limit": 15, "name": "big.txt"}),
-        ("file_missing_near", {"found": "a.pfd", "place": "docs", "near": "a.pdf"}),
+        ("file_missing_near", {"found": "a.pfd", "place": "docs", "near": "a.pdf, b.pdf"}),
     ]
 
 
