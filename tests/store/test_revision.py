@@ -32,6 +32,23 @@ def test_the_newest_revision_is_the_head():
     assert script.get_heads() == [migrations.NEWEST]
 
 
+def test_a_store_from_the_first_version_keeps_what_it_holds(tmp_path):
+    path = tmp_path / "rowmill.db"
+    store = SqlStore(path)
+    fill(store)
+    store.close()
+    with sqlite3.connect(path) as raw:
+        for table in ("batch_files", "uploads", "output_files"):
+            raw.execute(f"DROP TABLE {table}")
+        raw.execute("UPDATE alembic_version SET version_num = '0001'")
+    raw.close()
+    again = open_store(tmp_path)
+    assert again.counts(B).total == 5
+    assert [row.files for row in again.results(B)] == [()] * 5
+    assert again.needed_files() == set()
+    again.close()
+
+
 def test_a_store_from_a_newer_version_is_refused_and_left_alone(tmp_path):
     store = open_store(tmp_path)
     fill(store)

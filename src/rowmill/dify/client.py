@@ -264,8 +264,6 @@ class DifyClient:
         body, _ = await self._call("GET", "/workflows/logs", query=query)
         return _json(body)
 
-    # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────
-
     async def upload(self, name: str, content: bytes | Path, kind: str, user: str) -> Uploaded:
         """See DifyApp.upload."""
         if isinstance(content, bytes):

@@ -162,7 +162,7 @@ class Guard(AbstractResolver):
 
 def may_ask(address: str, *, like: str) -> bool:
     """Private networks are normal; loopback is, where the app's own server (`like`) is there too."""
-    ip = _address(address.split("%")[0])
+    ip = _address(address.split("%", maxsplit=1)[0])
     if ip is None or ip in _METADATA or ip == _BROADCAST or ip in _THIS_NETWORK:
         return False
     if ip.is_loopback:
@@ -183,4 +183,3 @@ def _address(host: str) -> Address | None:
         if ip in _NAT64:
             return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     return ip
-

@@ -30,7 +30,7 @@ class Listing:
 
     A cell means the file whose path it is; else the one whose path ends as the cell does, or the other way round (a zip
     has one more folder on top, a cell a whole `C:\\path`); else the same without regard to case, full-width letters and
-    the two ways to write an accent. One that could mean two files means none: a wrong file costs as much as a right one.
+    the two ways to write an accent. One that could mean two files means none: a wrong file costs as much as a right.
     """
 
     def __init__(self, sizes: Mapping[str, int], place: str) -> None:

@@ -99,6 +99,7 @@ class Attempts:
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
+        self._preparing: set[int] = set()
 
     async def run(self, job: RowJob, slot: int) -> bool:
         """One attempt of a row on a slot. True if the slot is free again; False if it must stay the attempt's own."""
@@ -122,6 +123,12 @@ class Attempts:
         """The row's inputs with its files uploaded; None if the row was put back, or failed, for want of one. Nothing
         is intended yet: an upload is no run, and may take its time."""
         lane, ready = self._lane, None
+        if job.position in self._preparing:
+            # A waiting row stays due until it is intended, and was read from the store once more meanwhile.
+            lane.permits.cancel()
+            lane.intake.settled()
+            return None
+        self._preparing.add(job.position)
         try:
             ready = await lane.uploads.ready(job, intend.user, lane.intake.quit)
         except DifyFailureError as error:
@@ -131,6 +138,7 @@ class Attempts:
                 return None
             self._slow_down(error.failure, verdict)
         finally:
+            self._preparing.discard(job.position)
             if ready is None:
                 lane.permits.cancel()
         if ready is None:

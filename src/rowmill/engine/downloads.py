@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rowmill.ports.clock import Clock
     from rowmill.ports.dify import DifyApp
-    from rowmill.ports.files import Kept, Shelf
+    from rowmill.ports.files import Kept, Shelf, ShelfDraft
     from rowmill.ports.store import AttemptKey, Store
 
 AT_ONCE = 3
@@ -139,17 +139,20 @@ class Downloads:
     async def _download(self, url: str, link: FileLink, shelf: Shelf) -> Kept:
         draft = await asyncio.to_thread(shelf.draft)
         try:
-            async with aclosing(self._app.download(url, link)) as blocks:
-                async for block in blocks:
-                    draft.write(block)
-                    if draft.size > LARGEST:
-                        raise DifyFailureError(Failure(FailureKind.REFUSED, "output_file_too_large"))
-            if link.size is not None and draft.size != link.size:
-                raise DifyFailureError(Failure(FailureKind.AMBIGUOUS, "incomplete"))
+            await self._receive(url, link, draft)
             return await asyncio.to_thread(draft.keep)
         except BaseException:
             draft.abandon()
             raise
+
+    async def _receive(self, url: str, link: FileLink, draft: ShelfDraft) -> None:
+        async with aclosing(self._app.download(url, link)) as blocks:
+            async for block in blocks:
+                draft.write(block)
+                if max(draft.size, link.size or 0) > LARGEST:
+                    raise DifyFailureError(Failure(FailureKind.REFUSED, "output_file_too_large"))
+        if link.size is not None and draft.size != link.size:
+            raise DifyFailureError(Failure(FailureKind.AMBIGUOUS, "incomplete"))
 
     async def _note(self, wanted: _Wanted, file: OutputFile) -> None:
         await asyncio.to_thread(self._store.save_output_file, wanted.key, file)

@@ -70,7 +70,7 @@ class FolderShelf:
             with suppress(FileNotFoundError):
                 ours = _NAME.fullmatch(entry.name) or entry.name.endswith(_DRAFT)
                 if ours and entry.name not in needed and entry.stat().st_mtime < older_than:
-                    os.unlink(entry.path)
+                    (self._folder / entry.name).unlink()
                     count += 1
         return count
 

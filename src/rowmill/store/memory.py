@@ -352,7 +352,10 @@ class MemoryStore(MemoryFiles):
             return [
                 (key, outputs)
                 for key, outputs in found
-                if key in last and (last[key].ended_at or 0.0) >= since and "__dify__file__" in (outputs or "") and outputs
+                if key in last
+                and (last[key].ended_at or 0.0) >= since
+                and "__dify__file__" in (outputs or "")
+                and outputs
             ]
 
     def count_output_files(self, batch_id: str) -> tuple[int, int]:

@@ -153,7 +153,9 @@ def _report(inputs: dict[str, Any], make_file: MakeFile) -> Doing:
     """Writes files: one, and a list of pages."""
     query = str(inputs["query"])
     text = f"report on {query}\n".encode().ljust(int(inputs.get("size") or 0), b".")
-    pages = [make_file(f"page {i + 1}.md", f"# {query} {i + 1}\n".encode()) for i in range(int(inputs.get("pages") or 0))]
+    pages = [
+        make_file(f"page {i + 1}.md", f"# {query} {i + 1}\n".encode()) for i in range(int(inputs.get("pages") or 0))
+    ]
     outputs = {"title": query, "report": make_file(str(inputs.get("name") or "report.txt"), text), "pages": pages}
     nodes = (("start", "start"), ("writer", "tool"), ("end", "end"))
     return Doing(nodes, outputs, tokens=7, chunks=((1, query),))

@@ -54,7 +54,7 @@ class Links:
     def make(self, name: str, content: bytes) -> JSON:
         """A file that a tool of the workflow has written, as outputs show it."""
         file_id, mime = str(uuid.uuid4()), mimetypes.guess_type(name)[0] or "application/octet-stream"
-        ending = f".{name.rsplit('.', 1)[-1]}" if "." in name else ".bin"
+        ending = mimetypes.guess_extension(mime) or ".bin"
         self._made[file_id] = {"content": content, "mime": mime}
         return {
             "dify_model_identity": "__dify__file__",
@@ -68,7 +68,7 @@ class Links:
             "mime_type": mime,
             "size": len(content),
             "related_id": file_id,
-            "url": self._signed(f"/files/tools/{file_id}{quote(ending, safe='.') if ending.isascii() else '.bin'}"),
+            "url": self._signed(f"/files/tools/{file_id}{ending}"),
         }
 
     def _signed(self, path: str) -> str:
