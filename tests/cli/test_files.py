@@ -159,6 +159,17 @@ def test_a_constant_names_a_file_for_all_rows(rowmill: Caller, dify: Serving, do
     assert [problem["code"] for problem in wrong.json["problems"]] == ["file_missing"]
 
 
+def test_a_json_object_that_looks_like_a_placeholder(rowmill: Caller, dify: Serving, docs: Path) -> None:
+    rowmill.environ["ROWMILL_API_KEY"] = "app-echo"
+    look = {"rowmill_file": "a" * 64, "transfer_method": "local_file", "type": "document", "name": "../x"}
+    sheet = sheet_of({"query": "x", "obj": {**look, "type": 1}}, {"query": "y", "obj": look})
+    assert run(rowmill, dify, sheet, "--rows", "1").code == 0
+    assert dify.fake.ledger.runs[0].inputs["obj"] == {**look, "type": 1}
+    assert run(rowmill, dify, sheet, "--files", docs, "--new").json["problems"][0]["code"] == "file_missing"
+    assert run(rowmill, dify, sheet, "--rows", "2", "--new").code == 1, "the row alone fails"
+    assert lines()[0]["cause"] == "file_gone"
+
+
 # ── zips ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -319,3 +330,14 @@ def test_faults_that_pass(rowmill: Caller, dify: Serving, folder: Path) -> None:
     called = report(rowmill, dify, {"query": "one"})
     assert called.json["output_files"] == 1
     assert len(dify.fake.links.downloads) == 3
+
+
+def test_output_files_that_cannot_be_written_beside(rowmill: Caller, dify: Serving, folder: Path) -> None:
+    Path("out-files").touch()
+    called = report(rowmill, dify, {"query": "one"})
+    assert (called.code, called.json["error"]["code"]) == (2, "output_files_unwritable")
+    assert not Path("out.jsonl").exists()
+    Path("out-files").unlink()
+    batch = rowmill("batches", "--json").json[0]["id"]
+    assert rowmill("export", batch, "-o", "out.jsonl").code == 0
+    assert lines()[0]["files"] == {"report.txt": "out-files/2/report.txt"}

@@ -281,6 +281,19 @@ def test_what_was_expected_and_found_is_told():
     ]
 
 
+LOOKALIKES = [
+    {KEPT: "a" * 64},
+    {KEPT: 5, "transfer_method": "local_file", "name": "a", "type": "document"},
+    {KEPT: "a", "transfer_method": "remote_url", "name": "a", "type": "document"},
+    {KEPT: "a", "transfer_method": "local_file", "name": "a"},
+]
+
+
+@pytest.mark.parametrize("value", LOOKALIKES)
+def test_objects_that_are_no_placeholders(value):
+    assert placeholders({"obj": value, "list": [value]}) == []
+
+
 def test_placeholders():
     inputs = {"q": "x", "one": PDF_A, "two": [PDF_B, remote(A)], "obj": {"name": "no file"}}
     assert placeholders(inputs) == [PDF_A, PDF_B]

@@ -81,6 +81,14 @@ async def test_a_dead_link_is_asked_once(tmp_path: Path) -> None:
         assert len(fake.links.downloads) == 3
 
 
+async def test_a_queue_that_is_too_long(desk: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "LONGEST_QUEUE", -1e9)
+    desk.fill(rows(2))
+    await desk.run()
+    assert kept(desk) == [("not_in_time",)] * 2
+    assert desk.fake.links.downloads == []
+
+
 async def test_bounds(desk: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "MOST_FILES", 2)
     monkeypatch.setattr(downloads, "LARGEST", 1000)

@@ -203,7 +203,10 @@ def _ending(path: str) -> str:
 
 
 def is_placeholder(value: Any) -> bool:
-    return isinstance(value, dict) and KEPT in value
+    """Strictly: a JSON object of the user's own may hold any key."""
+    if not isinstance(value, dict) or value.get("transfer_method") != "local_file":
+        return False
+    return all(isinstance(value.get(name), str) for name in (KEPT, "name", "type"))
 
 
 def placeholders(inputs: dict[str, Any]) -> list[File]:

@@ -30,6 +30,8 @@ MOST_FILES = 50
 LARGEST = 200 * 1024**2
 # Dify's FILES_ACCESS_TIMEOUT, in seconds.
 LINK_LIFE = 300.0
+# A server may let them live longer, and a queue be long: a first try is worth it for a while.
+LONGEST_QUEUE = 4 * LINK_LIFE
 LONGEST_GAP = 30.0
 # How long a batch that is over waits for links that do not work but may again.
 LINGER = 20.0
@@ -106,6 +108,9 @@ class Downloads:
         error, gap = None if within else "too_many_files", 1.0
         while error is None:
             async with self._few:
+                if self._clock.monotonic() > wanted.until + LONGEST_QUEUE:
+                    error = "not_in_time"
+                    break
                 failure = await self._try(wanted, shelf)
             if failure is None:
                 return

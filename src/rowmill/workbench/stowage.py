@@ -31,10 +31,12 @@ class Stowage:
 
     def stow(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, Finding]]]:
         """The inputs with the hash of each named file; and what could not be read, as (variable, finding)."""
-        troubles = []
+        troubles: list[tuple[str, Finding]] = []
+        if self._source is None:
+            return inputs, troubles
         for variable, value in inputs.items():
             for file in placeholders({variable: value}):
-                trouble = self._keep(file["name"])
+                trouble = self._keep(file["name"], self._source)
                 if trouble is not None:
                     troubles.append((variable, trouble))
         return (inputs if troubles else replaced(inputs, self._named)), troubles
@@ -42,16 +44,17 @@ class Stowage:
     def _named(self, file: dict[str, Any]) -> dict[str, Any]:
         return {**file, KEPT: self._kept[file["name"]].sha256}
 
-    def _keep(self, name: str) -> Finding | None:
+    def _keep(self, name: str, source: FileSource) -> Finding | None:
         if name in self._kept:
             return None
-        assert self._source is not None
+        if name not in source.sizes:  # a JSON object that looks like one of ours
+            return Finding("file_missing", {"found": name[-120:], "place": source.place})
         draft = self._shelf.draft()
         try:
-            with closing(self._source.open(name)) as file:
+            with closing(source.open(name)) as file:
                 while block := file.read(_BLOCK):
                     draft.write(block)
-            if draft.size != self._source.sizes[name]:
+            if draft.size != source.sizes[name]:
                 raise OSError(0, "it changed meanwhile")  # noqa: TRY301
             self._kept[name] = draft.keep()
         except OSError as error:
