@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,11 @@ import jsonschema
 from rowmill.dify.client import Deadlines, DifyClient
 from rowmill.dify.probe import probe
 from rowmill.dify.versions import recovery
-from rowmill.engine.batches import Engine
 from rowmill.domain.errors import StoreError
+from rowmill.engine.batches import Engine
 from rowmill.engine.clock import SystemClock
+from rowmill.files.shelf import FolderShelf
+from rowmill.files.source import open_source
 from rowmill.sheets.read import Sheets
 from rowmill.sheets.template import write_template
 from rowmill.sheets.write import JsonLinesWriter, open_writer
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from rowmill.ports.dify import DifyApp
     from rowmill.ports.sheets import ResultWriter
     from rowmill.settings import Settings
+
+# Files that no batch needs: kept this long, in case somebody is just reading a sheet that names them.
+_SWEPT_AFTER = 3600.0
 
 
 @contextmanager
@@ -59,8 +65,10 @@ def open_runner(settings: Settings) -> Iterator[tuple[Workbench, Engine]]:
                 pass
             # Whoever was reading a sheet into a draft has died: there is one runner, and it is this one.
             tools.store.sweep_drafts(tools.clock.wall())
-            open_marks = partial(_open_marks, settings.data_dir)
-            yield Workbench(tools), Engine(tools.store, open_marks, fence, tools.clock, server_cap=settings.server_cap)
+            tools.shelf.sweep(tools.store.needed_files(), time.time() - _SWEPT_AFTER)
+            marks = partial(_open_marks, settings.data_dir)
+            cap = settings.server_cap
+            yield Workbench(tools), Engine(tools.store, marks, fence, tools.clock, server_cap=cap, shelf=tools.shelf)
         finally:
             tools.store.close()
 
@@ -91,6 +99,8 @@ def _tools(settings: Settings) -> Tools:
         open_table=_open_table,
         open_lines=JsonLinesWriter,
         schema_check=check_schema,
+        open_files=open_source,
+        shelf=FolderShelf(settings.data_dir / "files"),
     )
 
 

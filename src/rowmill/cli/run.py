@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Maps = Annotated[list[str] | None, typer.Option("--map", metavar="FIELD=COLUMN", help="help.map")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="help.set")]
+Files = Annotated[Path | None, typer.Option("--files", metavar="FOLDER|ZIP", help="help.files")]
 Rows = Annotated[str | None, typer.Option("--rows", metavar="1-20", help="help.rows")]
 Sample = Annotated[int | None, typer.Option("--sample", metavar="N", min=1, help="help.sample")]
 Resume = Annotated[str | None, typer.Option("--resume", metavar="BATCH", help="help.resume")]
@@ -81,6 +82,7 @@ def run(
     max_price: options.MaxPrice = None,
     max_minutes: options.MaxMinutes = None,
     retries: options.Retries = None,
+    files: Files = None,
     rows: Rows = None,
     sample: Sample = None,
     data_dir: options.DataDir = None,
@@ -128,6 +130,7 @@ def run(
                 pairs("--set", sets),
                 row_range(rows),
                 replace(_batch_settings(settings), **changes),
+                files,
             )
             code = _start(job, order, base_url, new=new)
     raise typer.Exit(code)
@@ -341,7 +344,7 @@ def _report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
     workbench.export(batch, job.output, session.say)
     counts = workbench.batches.counts(batch.id)
     seconds = watched.seconds if watched else 0.0
-    session.answer(summary_json(batch, counts, seconds, job.output))
+    session.answer(summary_json(batch, counts, workbench.batches.output_files(batch.id), seconds, job.output))
     if not session.json:
         show_summary(session, workbench, batch, job.output, seconds)
     return _exit_code(batch, watched, counts.of(RowState.SUCCEEDED), counts.total, counts.done, sample=bool(job.sample))

@@ -16,7 +16,16 @@ from rowmill.domain.causes import PASSING, Cause
 from rowmill.domain.errors import DifyFailureError
 from rowmill.domain.form import QUERY
 from rowmill.domain.pace import Kind, ResponseMode, Sample, Start
-from rowmill.domain.verdict import Action, Failure, FailureKind, Verdict, judge_failure, judge_outcome, quoted_limit
+from rowmill.domain.verdict import (
+    Action,
+    Failure,
+    FailureKind,
+    Verdict,
+    judge_failure,
+    judge_outcome,
+    lost_upload,
+    quoted_limit,
+)
 from rowmill.ports.dify import Attached, Finished, Opened, RunRequest
 from rowmill.ports.store import Attach, AttemptKey, Finish, Intend, Lose, OpenAttempt, Refuse
 
@@ -25,9 +34,11 @@ if TYPE_CHECKING:
 
     from rowmill.domain.batch import Settings
     from rowmill.domain.brakes import Brakes, Reason
+    from rowmill.engine.downloads import Downloads
     from rowmill.engine.intake import Intake
     from rowmill.engine.permits import Share
     from rowmill.engine.recorder import Recorder
+    from rowmill.engine.uploads import Ready, Uploads
     from rowmill.ports.clock import Clock
     from rowmill.ports.dify import DifyApp
     from rowmill.ports.store import RowJob, SentMarks
@@ -59,6 +70,8 @@ class Lane:
     brakes: Brakes
     pause: Callable[[Reason, str], None]
     lost: Callable[[OpenAttempt, Failure], None]
+    uploads: Uploads
+    downloads: Downloads
 
 
 @dataclass(slots=True)
@@ -71,6 +84,7 @@ class _Listening:
     sent_at: float
     reserved_at: float
     mode: ResponseMode
+    ready: Ready
     ahead: float = 0.0
     attached: Attached | None = None
     recorded: asyncio.Future[bool] | None = None
@@ -93,6 +107,7 @@ class Attempts:
         self.stopping = False
         """whether runs are to be stopped as soon as their task ids are known"""
         self._stops: set[asyncio.Task[None]] = set()
+        self._preparing: set[int] = set()
 
     async def run(self, job: RowJob, slot: int) -> bool:
         """One attempt of a row on a slot. True if the slot is free again; False if it must stay the attempt's own."""
@@ -100,13 +115,52 @@ class Attempts:
         if not await lane.share.reserve(lane.intake.quit):
             lane.intake.settled()
             return True
+        reserved_at = lane.clock.monotonic()
         key = AttemptKey(lane.batch_id, job.position, job.tries + 1)
         user, mode = slot_user(lane.batch_id, slot), lane.share.pace.response_mode()
-        listening = _Listening(key, user, slot, lane.clock.wall(), lane.clock.monotonic(), mode)
+        ready = await self._make_ready(job, Intend(key, slot, user, lane.clock.wall()))
+        if ready is None:
+            return True
+        listening = _Listening(key, user, slot, lane.clock.wall(), reserved_at, mode, ready)
         if not await self._intend(listening):
             lane.intake.settled()
             return True
         return await self._send(job, listening)
+
+    async def _make_ready(self, job: RowJob, intend: Intend) -> Ready | None:
+        """The row's inputs with its files uploaded; None if the row was put back, or failed, for want of one. Nothing
+        is intended yet: an upload is no run, and may take its time."""
+        lane, ready = self._lane, None
+        if job.position in self._preparing:
+            # A waiting row stays due until it is intended, and was read from the store once more meanwhile.
+            lane.share.cancel()
+            lane.intake.settled()
+            return None
+        self._preparing.add(job.position)
+        try:
+            ready = await lane.uploads.ready(job, intend.user, lane.intake.quit)
+        except DifyFailureError as error:
+            verdict = lane.uploads.judge(job, error.failure)
+            if verdict.action is Action.SETTLE:
+                await self._fail_unsent(intend, verdict, error.failure.message or error.failure.code)
+                return None
+            if verdict.pause:
+                lane.pause(verdict.cause or Cause.BAD_FILE, error.failure.message or error.failure.code)
+            lane.share.trouble(_sample_of(error.failure, verdict), verdict.cause)
+        finally:
+            self._preparing.discard(job.position)
+            if ready is None:
+                lane.share.cancel()
+        if ready is None:
+            lane.intake.give_back(job)
+            lane.intake.settled()
+        return ready
+
+    async def _fail_unsent(self, intend: Intend, verdict: Verdict, error: str) -> None:
+        lane = self._lane
+        if await lane.recorder.put(intend):
+            await lane.recorder.put(Refuse(intend.key, str(verdict.cause), error, verdict.move))
+        after_verdict(lane, verdict, Outcome(RunStatus.FAILED, error=error))
 
     async def _intend(self, heard: _Listening) -> bool:
         lane = self._lane
@@ -155,7 +209,7 @@ class Attempts:
             heard.reserved = False
             self._lane.share.cancel()
             if sample.kind is Kind.DOWN:
-                self._lane.share.unreachable(cause or Cause.UNREACHABLE, sample.retry_after)
+                self._lane.share.trouble(sample, cause)
 
     # ── stopping Dify's runs ────────────────────────────────────────────────────────────────────────────────────
 
@@ -200,7 +254,8 @@ class Attempts:
 
     async def _listen(self, job: RowJob, heard: _Listening) -> Outcome:
         lane = self._lane
-        request = make_request(job, heard, lane.settings.pinned_workflow)
+        sent = replace(job, inputs=heard.ready.inputs)
+        request = make_request(sent, heard, lane.settings.pinned_workflow)
         async with aclosing(lane.app.run(request, lambda: self._take_place(heard))) as events:
             async for event in events:
                 match event:
@@ -228,7 +283,8 @@ class Attempts:
         billed = job.tries + 1 - job.refused
         verdict = lane.brakes.allow(judge_outcome(outcome, billed, lane.settings.retries))
         self._leave(heard, Sample(_kind_of(outcome, verdict), elapsed=outcome.seconds), seconds)
-        await lane.recorder.put(finish_record(heard.key, outcome, verdict, lane.clock, seconds))
+        if await lane.recorder.put(finish_record(heard.key, outcome, verdict, lane.clock, seconds)):
+            lane.downloads.collect(heard.key, outcome.outputs)
         after_verdict(lane, verdict, outcome)
 
     async def _failed(self, job: RowJob, heard: _Listening, failure: Failure) -> bool:
@@ -237,6 +293,11 @@ class Attempts:
         self._leave(heard, _sample_of(failure, verdict), None, verdict.cause)
         if heard.recorded is not None:
             await heard.recorded
+        if heard.ready.reused and lost_upload(failure):
+            await lane.uploads.forget(heard.ready.reused)
+            if verdict.action is Action.SETTLE:
+                await self._put_back(job, Refuse(heard.key, str(verdict.cause), failure.message))
+                return True
         match verdict.action:
             case Action.RECONCILE:
                 return await self._lose(job, heard, failure, verdict)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rowmill.engine.reconcile import Patience
     from rowmill.ports.clock import Clock, Timer
     from rowmill.ports.dify import DifyApp, Recovery
+    from rowmill.ports.files import Shelf
     from rowmill.ports.store import BatchRecord, SentMarks, Store, Wish
 
 # Reasons that are no cause of failure: why a batch stands still although nothing is wrong.
@@ -56,6 +57,8 @@ class Engine:
     fence: int
     clock: Clock
     patience: Patience | None = None
+    shelf: Shelf | None = None
+    """where rows' files are kept; without it no file is uploaded or fetched"""
     server_cap: int | None = None
     _entries: dict[str, _Entry] = field(default_factory=dict)
     _permits: dict[str, Permits] = field(default_factory=dict)
@@ -141,7 +144,7 @@ class Engine:
             sent = self.open_marks(batch.id)
             work = Work(
                 app, recovery, self.store, sent, self._recorder, share, brakes, self.clock, tell,
-                lambda ending: self._wish_to_pause(batch.id, ending), until, self.patience,
+                lambda ending: self._wish_to_pause(batch.id, ending), until, self.patience, self.shelf,
             )  # fmt: skip
             runner = BatchRunner(batch, work)
             try:

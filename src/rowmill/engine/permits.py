@@ -10,12 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rowmill.domain.events import Event, Fact
-from rowmill.domain.pace import Kind, Pace, ResponseMode, Sample, Start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rowmill.domain.causes import Cause
+    from rowmill.domain.pace import Pace, ResponseMode, Sample, Start
     from rowmill.ports.clock import Clock, Timer
 
 # A gate shorter than this is not worth a message.
@@ -226,10 +226,9 @@ class Share:
         self._note(start, sample, cause)
         self.permits.room_again()
 
-    def unreachable(self, cause: Cause, retry_after: float | None) -> None:
-        """Nobody there: nothing was sent."""
-        now = self._clock.monotonic()
-        self._note(self.pace.started(now), Sample(Kind.DOWN, retry_after), cause)
+    def trouble(self, sample: Sample, cause: Cause | None) -> None:
+        """Something told about the server although no run was sent: nobody there, or a file that it did not take."""
+        self._note(self.pace.started(self._clock.monotonic()), sample, cause)
 
     def _note(self, start: Start, sample: Sample, cause: Cause | None) -> None:
         now, before = self._clock.monotonic(), self.pace.gate

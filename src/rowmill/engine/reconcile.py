@@ -126,7 +126,8 @@ class Reconciler:
         lane = self._lane
         billed = lost.key.number - lost.job.refused
         verdict = lane.brakes.allow(judge_outcome(outcome, billed, lane.settings.retries))
-        await lane.recorder.put(finish_record(lost.key, outcome, verdict, lane.clock))
+        if await lane.recorder.put(finish_record(lost.key, outcome, verdict, lane.clock)):
+            lane.downloads.collect(lost.key, outcome.outputs)
         self._tell(Event(Fact.FOUND, {"position": lost.key.position, "status": outcome.status.value}))
         after_verdict(lane, verdict, outcome)
 

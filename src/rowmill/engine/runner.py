@@ -12,8 +12,10 @@ from rowmill.domain.brakes import Brake
 from rowmill.domain.causes import Cause
 from rowmill.domain.events import Event, Fact
 from rowmill.engine.attempt import Attempts, Lane
+from rowmill.engine.downloads import Downloads
 from rowmill.engine.intake import Intake
 from rowmill.engine.reconcile import Reconciler, Settled
+from rowmill.engine.uploads import Uploads
 from rowmill.ports.store import Lose, Refuse
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from rowmill.engine.recorder import Recorder
     from rowmill.ports.clock import Clock
     from rowmill.ports.dify import DifyApp, Recovery
+    from rowmill.ports.files import Shelf
     from rowmill.ports.store import AttemptKey, BatchRecord, OpenAttempt, RowJob, SentMarks, Store
 
 
@@ -86,6 +89,7 @@ class Work:
     """the runner itself wants to pause"""
     until: int | None = None
     patience: Patience | None = None
+    shelf: Shelf | None = None
 
 
 class BatchRunner:
@@ -106,6 +110,8 @@ class BatchRunner:
         self._lane = Lane(
             batch.id, work.app, batch.settings, work.recorder, work.share, self._intake, work.sent, work.clock,
             work.brakes, self._pause, self._lost,
+            Uploads(work.app, batch.app.id, work.store, work.shelf, work.clock),
+            Downloads(work.app, work.store, work.shelf, work.clock, work.tell),
         )  # fmt: skip
         self._attempts = Attempts(self._lane)
         self._reconciler = Reconciler(
@@ -200,6 +206,7 @@ class BatchRunner:
     def _cancel(self) -> None:
         for task in (*self._workers, *self._searches):
             task.cancel()
+        self._lane.downloads.stop()
 
     # ── the run ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -215,6 +222,7 @@ class BatchRunner:
         for attempt in lost:
             self._intake.taken()
             self._search(attempt, None)
+        await self._lane.downloads.resume(self._batch.id)
 
     async def run(self) -> None:
         """Until nothing is under way and no row may start. May be called again after a wish to go on."""
@@ -222,6 +230,7 @@ class BatchRunner:
         while self._workers or self._searches:
             # Workers hire others as the window opens: wait for those that there are.
             await asyncio.wait({*self._workers, *self._searches}, return_when=asyncio.FIRST_COMPLETED)
+        await self._lane.downloads.done()
         if self._trouble is not None:
             raise self._trouble
 
@@ -230,6 +239,7 @@ class BatchRunner:
         self._intake.stop()
         self._cancel()
         await asyncio.gather(*self._workers, *self._searches, return_exceptions=True)
+        await self._lane.downloads.stopped()
         await self._attempts.close()
 
     async def _never_left(self, attempt: OpenAttempt) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from rowmill.domain.batch import AttemptState, BatchMove, BatchState, Outcome, RowMove, RowState, Settings, Spent
@@ -174,6 +174,30 @@ Record = Intend | Attach | Lose | Finish | Refuse | GiveUp
 
 
 @dataclass(frozen=True, slots=True)
+class UploadRecord:
+    """A kept file on an app's server: usable by one end user only, and seen by the app under this name."""
+
+    app_id: str
+    user: str
+    sha256: str
+    name: str
+    file_id: str
+    uploaded_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """What became of one file in a run's outputs. `place`: where it stands there (rowmill.domain.outputs); `sha256` of
+    the copy that is kept, or the `error` (a code, perhaps with what the server said) for which there is none."""
+
+    place: str
+    name: str
+    sha256: str | None = None
+    size: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RowResult:
     """A row as the results show it. `outputs` is Dify's JSON text."""
 
@@ -191,6 +215,8 @@ class RowResult:
     run_id: str | None = None
     price: str | None = None
     currency: str | None = None
+    files: tuple[OutputFile, ...] = ()
+    """of the attempt that `outputs` came from, ordered by place"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +396,42 @@ class Store(Protocol):
 
     def snapshot(self, batch_id: str) -> AbstractContextManager[Iterable[RowResult]]:
         """The same as `results`, to be gone through as often as wanted: every time the same rows in the same state."""
+        ...
+
+    # Files. What is told here is true whoever tells it and whenever: it needs no fence.
+
+    def add_files(self, batch_id: str, files: Collection[str]) -> None:
+        """Kept files, by their hash, that the rows of a draft name. Raises IllegalMoveError for any other batch."""
+        ...
+
+    def needed_files(self) -> set[str]:
+        """Hashes of all kept files that a batch names or has put out."""
+        ...
+
+    def find_upload(self, app_id: str, user: str, sha256: str, name: str) -> UploadRecord | None: ...
+
+    def save_upload(self, upload: UploadRecord) -> None:
+        """A newer one of the same file, name and user takes the place of the older. Its app must have been saved."""
+        ...
+
+    def forget_uploads(self, app_id: str, sha256: str, name: str) -> None:
+        """Of all users: what the server has lost of one it has most likely lost of all."""
+        ...
+
+    def save_output_file(self, key: AttemptKey, file: OutputFile) -> None:
+        """What became of it so far; a file that is kept stays kept. Nothing for a row that is not there."""
+        ...
+
+    def output_files(self, key: AttemptKey) -> list[OutputFile]:
+        """Of one attempt, ordered by place."""
+        ...
+
+    def fresh_outputs(self, batch_id: str, since: float) -> list[tuple[AttemptKey, str]]:
+        """Outputs (JSON text) that hold a file, of rows whose last attempt has ended since that moment."""
+        ...
+
+    def count_output_files(self, batch_id: str) -> tuple[int, int]:
+        """How many are kept, and how many are not, of the last attempts of all rows."""
         ...
 
     def close(self) -> None: ...

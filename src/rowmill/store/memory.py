@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -49,10 +48,13 @@ from rowmill.ports.store import (
     Wish,
 )
 from rowmill.store.bounds import FAR_AHEAD, bounded_tokens
+from rowmill.store.memory_files import MemoryFiles
 from rowmill.store.moves import moved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    from rowmill.ports.store import OutputFile, UploadRecord
 
 
 @dataclass(slots=True)
@@ -77,7 +79,7 @@ class _Row:
     def job(self) -> RowJob:
         return RowJob(self.new.position, self.new.inputs, self.tries, self.refused)
 
-    def result(self) -> RowResult:
+    def result(self, files: list[OutputFile]) -> RowResult:
         return RowResult(
             position=self.new.position,
             number=self.new.number,
@@ -93,6 +95,7 @@ class _Row:
             run_id=self.run_id,
             price=self.price,
             currency=self.currency,
+            files=tuple(files),
         )
 
 
@@ -108,6 +111,7 @@ class _Attempt:
     ahead: float = 0.0
     cause: str | None = None
     outcome: Outcome | None = None
+    ended_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -122,11 +126,11 @@ class _Batch:
         return [self.rows[position] for position in sorted(self.rows)]
 
 
-class MemoryStore:
+class MemoryStore(MemoryFiles):
     """See rowmill.ports.store; survives nothing."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        super().__init__()
         self._fence = 0
         self._apps: dict[str, AppRecord] = {}
         self._batches: dict[str, _Batch] = {}
@@ -161,14 +165,18 @@ class MemoryStore:
     def drop_batch(self, batch_id: str) -> None:
         with self._lock:
             self._draft(batch_id, "drop")
-            del self._batches[batch_id]
+            self._drop(batch_id)
 
     def sweep_drafts(self, older_than: float) -> int:
         with self._lock:
             drafts = self._records(lambda batch: batch.state is BatchState.DRAFT and batch.created_at < older_than)
             for draft in drafts:
-                del self._batches[draft.id]
+                self._drop(draft.id)
             return len(drafts)
+
+    def _drop(self, batch_id: str) -> None:
+        del self._batches[batch_id]
+        self._forget_files(batch_id)
 
     def _draft(self, batch_id: str, move: str) -> _Batch:
         batch = self._known(batch_id)
@@ -384,8 +392,42 @@ class MemoryStore:
     @contextmanager
     def snapshot(self, batch_id: str) -> Iterator[Iterable[RowResult]]:
         with self._lock:
-            rows = [row.result() for row in self._rows(batch_id)]
+            rows = [row.result(self.output_files(_last(batch_id, row))) for row in self._rows(batch_id)]
         yield rows
+
+    def add_files(self, batch_id: str, files: Collection[str]) -> None:
+        with self._lock:
+            self._draft(batch_id, "add_files")
+            self._add_files(batch_id, files)
+
+    def save_upload(self, upload: UploadRecord) -> None:
+        with self._lock:
+            self._save_upload(upload, self._apps)
+
+    def save_output_file(self, key: AttemptKey, file: OutputFile) -> None:
+        with self._lock:
+            batch = self._batches.get(key.batch_id)
+            if batch is not None and key.position in batch.rows:
+                self._save_output_file(key, file)
+
+    def fresh_outputs(self, batch_id: str, since: float) -> list[tuple[AttemptKey, str]]:
+        with self._lock:
+            last = {attempt.key: attempt for attempt in self._attempts(batch_id)}
+            found = [(_last(batch_id, row), row.outputs) for row in self._rows(batch_id)]
+            return [
+                (key, outputs)
+                for key, outputs in found
+                if key in last
+                and (last[key].ended_at or 0.0) >= since
+                and "__dify__file__" in (outputs or "")
+                and outputs
+            ]
+
+    def count_output_files(self, batch_id: str) -> tuple[int, int]:
+        with self._lock:
+            files = [file for row in self._rows(batch_id) for file in self.output_files(_last(batch_id, row))]
+            kept = sum(file.sha256 is not None for file in files)
+            return kept, len(files) - kept
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -395,6 +437,10 @@ def _is_meant(row: _Row, again: Again) -> bool:
     if again.positions is not None:
         return row.new.position in again.positions
     return row.state is not RowState.UNKNOWN if again.cause is None else row.cause == again.cause
+
+
+def _last(batch_id: str, row: _Row) -> AttemptKey:
+    return AttemptKey(batch_id, row.new.position, row.tries)
 
 
 def _is_due(due_at: float | None, now: float) -> bool:
@@ -467,6 +513,7 @@ def _note(attempt: _Attempt, record: Attach | Lose | Finish | Refuse | GiveUp) -
             attempt.run_id = _newer(record.outcome.run_id, attempt.run_id)
             attempt.task_id = _newer(record.outcome.task_id, attempt.task_id)
             attempt.outcome = record.outcome
+            attempt.ended_at = record.ended_at
         case _:
             attempt.cause = record.cause
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, literal_column, select, text
@@ -13,6 +13,7 @@ from rowmill.domain.mapping import Mapping
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import AppRecord, AttemptKey, BatchRecord, BatchSummary, OpenAttempt, RowJob, RowResult
 from rowmill.store.bounds import FAR_AHEAD
+from rowmill.store.files import read_files_between
 from rowmill.store.tables import OPEN_STATES, apps, attempts, batches, rows
 
 if TYPE_CHECKING:
@@ -249,11 +250,17 @@ class Results:
 def read_results(conn: Connection, batch_id: str) -> Iterator[RowResult]:
     """In pages: a statement is never left open while somebody thinks about a row."""
     query = select(*_RESULT).where(rows.c.batch_id == batch_id).order_by(rows.c.position).limit(PAGE)
-    page = [_result(*row) for row in conn.execute(query)]
+    page = _page(conn, batch_id, query)
     while page:
         yield from page
         behind = query.where(rows.c.position > page[-1].position)
-        page = [_result(*row) for row in conn.execute(behind)] if len(page) == PAGE else []
+        page = _page(conn, batch_id, behind) if len(page) == PAGE else []
+
+
+def _page(conn: Connection, batch_id: str, query: Select[Any]) -> list[RowResult]:
+    page = [_result(*row) for row in conn.execute(query)]
+    files = read_files_between(conn, batch_id, page[0].position, page[-1].position) if page else {}
+    return [replace(row, files=tuple(files[row.position])) if row.position in files else row for row in page]
 
 
 def read_row(conn: Connection, batch_id: str, position: int) -> RowResult | None:

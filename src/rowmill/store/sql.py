@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rowmill.domain.batch import BatchMove, BatchState, RowState
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
-from rowmill.store import control, reading
+from rowmill.store import control, files, reading
 from rowmill.store.connect import QUICK_CHECK_BELOW, Patience, open_engines, patiently
 from rowmill.store.faults import as_store_errors, code_of
 from rowmill.store.records import apply_records
@@ -26,7 +26,7 @@ from rowmill.store.tables import apps, batches, runner
 from rowmill.store.tables import rows as rows_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection, RootTransaction
 
@@ -35,13 +35,16 @@ if TYPE_CHECKING:
     from rowmill.ports.store import (
         Again,
         AppRecord,
+        AttemptKey,
         BatchRecord,
         BatchSummary,
         NewRow,
         OpenAttempt,
+        OutputFile,
         Record,
         RowJob,
         RowResult,
+        UploadRecord,
         Wish,
     )
 
@@ -260,6 +263,43 @@ class SqlStore:
     def snapshot(self, batch_id: str) -> Iterator[Iterable[RowResult]]:
         with self._reading() as conn:
             yield reading.Results(conn, batch_id)
+
+    def add_files(self, batch_id: str, files_: Collection[str]) -> None:
+        with self._writing() as conn:
+            _require_draft(conn, batch_id, "add_files")
+            files.add_files(conn, batch_id, files_)
+
+    def needed_files(self) -> set[str]:
+        with self._reading() as conn:
+            return files.read_needed(conn)
+
+    def find_upload(self, app_id: str, user: str, sha256: str, name: str) -> UploadRecord | None:
+        with self._reading() as conn:
+            return files.read_upload(conn, app_id, user, sha256, name)
+
+    def save_upload(self, upload: UploadRecord) -> None:
+        with self._writing() as conn:
+            files.save_upload(conn, upload)
+
+    def forget_uploads(self, app_id: str, sha256: str, name: str) -> None:
+        with self._writing() as conn:
+            files.forget_uploads(conn, app_id, sha256, name)
+
+    def save_output_file(self, key: AttemptKey, file: OutputFile) -> None:
+        with self._writing() as conn:
+            files.save_output_file(conn, key, file)
+
+    def output_files(self, key: AttemptKey) -> list[OutputFile]:
+        with self._reading() as conn:
+            return files.read_output_files(conn, key)
+
+    def fresh_outputs(self, batch_id: str, since: float) -> list[tuple[AttemptKey, str]]:
+        with self._reading() as conn:
+            return files.read_fresh_outputs(conn, batch_id, since)
+
+    def count_output_files(self, batch_id: str) -> tuple[int, int]:
+        with self._reading() as conn:
+            return files.count_output_files(conn, batch_id)
 
 
 # Locked where the database has locks on rows: a runner that takes over waits for the commit under way.

@@ -66,6 +66,10 @@ class Batches:
         """(cause, state, rows), most first."""
         return self._tools.store.causes(batch_id)
 
+    def output_files(self, batch_id: str) -> tuple[int, int]:
+        """How many files that runs have put out are kept, and how many could not be fetched."""
+        return self._tools.store.count_output_files(batch_id)
+
     def sample_end(self, batch_id: str, rows: int) -> int:
         """The position behind the next `rows` rows that were never tried."""
         store = self._tools.store
