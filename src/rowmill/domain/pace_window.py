@@ -25,6 +25,8 @@ FIRST_SIZE = 2.0
 # Doubling up to here, then by GROWTH, until the first trouble.
 DOUBLING_UNTIL = 8.0
 GROWTH = 1.5
+# A server's connections are few and not told: looked for in small steps, where no run says that it has begun.
+BLOCKING_GROWTH = 1.25
 REGROWTH = 1.25
 STEP = 0.05
 FEWEST_PER_ROUND = 3
@@ -40,7 +42,9 @@ SLOTS_MEMORY = 0.02
 QUEUED = 0.3
 # Rather an idle slot at the server than a row that would wait longer: after 300 s Dify forgets who asked.
 LONGEST_WAIT = 30.0
-BLOCKING_QUEUE = 0.15
+# Blocking runs may wait so long, seconds: it keeps a busy server busy. More of them only hold its connections.
+BLOCKING_WAIT = 0.1
+FEWEST_WAITING = 0.6
 OVERHEADS = 200
 OVERLOAD_CUT = 0.75
 OVERLOAD_NUDGE = 0.88
@@ -48,11 +52,13 @@ OVERLOAD_SHARE = 0.05
 OVERLOAD_MEMORY = 40
 FEWEST_OVERLOADS = 2
 UNKNOWN_CUT = 0.5
+CAREFUL = 60.0
 SAME_CEILING = 1.15
 SAME_WAVE = 2.0
 FIRST_HOLD = 20.0
 HOLD_IN_RUNS = 3.0
 LONGEST_HOLD = 1200.0
+LONGEST_QUEUE_HOLD = 300.0
 # More at once has to bring this share of what it could; judged only at levels so far apart (log), with this certainty.
 WORTH = 0.2
 APART = 0.3
@@ -125,9 +131,14 @@ class Window:
         self._probe_at = 0.0
         self._cut_at = -math.inf
         self._before_reject = 0.0
+        self._rejected_at = -math.inf
         self._steps = 0
         self._came_from: float | None = None
         self._tries = 0
+
+    @property
+    def _growth(self) -> float:
+        return GROWTH if self.mode is ResponseMode.STREAMING else BLOCKING_GROWTH
 
     @property
     def limit(self) -> int:
@@ -140,14 +151,16 @@ class Window:
         room = self.limit - in_flight
         if self.overdue(now) >= self._slack():
             return 0
-        if in_flight >= self._clean:
-            # On new ground one foot after the other: who is not yet answered may be about to be refused.
-            room = min(room, math.ceil(self._unanswered()) - len(self._waiting))
+        # One foot after the other on new ground, and more so after a reject: who is not yet answered may be about to be
+        # refused.
+        careful = now - self._rejected_at < CAREFUL
+        if careful or in_flight >= self._clean:
+            room = min(room, self._unanswered(0.0 if careful else 0.1) - len(self._waiting))
         return max(0, room)
 
-    def _unanswered(self) -> float:
+    def _unanswered(self, share: float) -> int:
         usual = (self._base or 0.0) / self.run_time if self.run_time else 0.0
-        return max(1.0, self.size * (0.1 + 1.5 * usual))
+        return math.ceil(max(1.0, self.size * (share + 1.5 * usual)))
 
     def _slack(self) -> int:
         """So many may wait at the server, so that a slot that falls free finds the next one there."""
@@ -218,8 +231,9 @@ class Window:
             return
         overhead = max(0.0, now - start.at - sample.elapsed)
         self._overheads.append(overhead)
-        self._round.overhead += overhead
-        self._round.overheads += 1
+        if start.at >= self._round.began:
+            self._round.overhead += overhead
+            self._round.overheads += 1
 
     def _is_overload(self, start: Start) -> bool:
         """A share of failures that is no accident; on new ground the first one is warning enough."""
@@ -230,12 +244,14 @@ class Window:
 
     def rejected(self, others: int, now: float) -> None:
         """The server took no more beside `others`: so many it takes."""
+        self._rejected_at = now
         if others < self.size:
             self._before_reject = max(self._before_reject, self.size)
             self.cut(others, Reason.REJECTED, now, others + 1)
 
-    def pardon(self) -> None:
+    def pardon(self, now: float) -> None:
         """The last rejects were about the rate, not about the number at once."""
+        self._rejected_at = now
         if self.reason is Reason.REJECTED and self._before_reject:
             self.size = max(self.size, self._before_reject)
             self._ceiling = self._last_ceiling = math.inf
@@ -257,7 +273,8 @@ class Window:
         if now - self._cut_at > SAME_WAVE:
             same = ceiling <= SAME_CEILING * self._last_ceiling
             first = max(FIRST_HOLD, HOLD_IN_RUNS * self.run_time)
-            self._hold = min(max(first, 2 * self._hold if same and self._troubled else first), LONGEST_HOLD)
+            longest = LONGEST_QUEUE_HOLD if reason is Reason.QUEUE else LONGEST_HOLD
+            self._hold = min(max(first, 2 * self._hold if same and self._troubled else first), longest)
         self._probe_at = now + self._hold
         self._ceiling = self._last_ceiling = max(2.0, ceiling)
         self._troubled = True
@@ -283,7 +300,9 @@ class Window:
             self._before_reject = 0.0
             self._grow(now)
         self._round = _Round(now, peak=self.running + len(self._waiting))
-        return Round(self.mode, speed, queued=queued is not None, growing=self.size > before)
+        return Round(
+            self.mode, ended.all_done, now - ended.began, queued=queued is not None, growing=self.size > before
+        )
 
     def _queue(self, ended: _Round, speed: float, now: float) -> float | None:
         """How many wait at the server, if that is more than it needs."""
@@ -296,13 +315,11 @@ class Window:
             return None
         base = sorted(self._overheads)[len(self._overheads) // 10]
         waiting_long = speed * max(0.0, ended.overhead / ended.overheads - base)  # Little's law
-        return waiting_long if waiting_long > max(1.0, BLOCKING_QUEUE * self.size) else None
+        return waiting_long if waiting_long > max(FEWEST_WAITING, BLOCKING_WAIT * speed) else None
 
     def _settle_queue(self, waiting: float, ended: _Round, now: float) -> None:
         if self.mode is ResponseMode.BLOCKING:
-            enough = max(1.0, BLOCKING_QUEUE * self.size)
-            size = self.size - max(1.0, 0.8 * (waiting - enough / 2))
-            self.cut(size, Reason.QUEUE, now, self.size)
+            self.cut(self.size - max(1.0, 0.6 * waiting), Reason.QUEUE, now, self.size)
             return
         self.reason = Reason.QUEUE
         running = max(1, self.running)
@@ -315,7 +332,7 @@ class Window:
     def _grow(self, now: float) -> None:
         size = self.size
         if not self._troubled:
-            size *= 2 if size < DOUBLING_UNTIL else GROWTH
+            size *= 2 if size < DOUBLING_UNTIL else self._growth
         elif math.floor(size) < math.floor(self._clean):
             size = min(self._clean, REGROWTH * size + 1)
         elif self._may_try(now):
@@ -323,7 +340,7 @@ class Window:
             if size > self._ceiling:
                 self._ceiling = math.inf
             self._steps += 1
-            size = min(size, GROWTH * self.size + 1, max(self._ceiling, self.size + 1))
+            size = min(size, self._growth * self.size + 1, max(self._ceiling, self.size + 1))
         most = float(min(self._most, self.quoted or self._most))
         if size > self.size or not self._troubled:
             self.reason = Reason.GROWING
