@@ -8,9 +8,8 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rowmill.domain.pace import Kind, Sample
-
 from benchmarks.pace.world import HOUR, LATENCY, Client, Request, World
+from rowmill.domain.pace import Kind, Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
