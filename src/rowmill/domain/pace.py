@@ -129,14 +129,14 @@ class Pace:
         """Its run has begun. `ended` does this too, for runs that never said so."""
         if start.over or start.accepted_at is not None:
             return
-        self._trust(start, now)
         self._windows[start.mode].accepted(start, now)
+        self._trust(start, start.running - 1, now)
 
-    def _trust(self, start: Start, now: float) -> None:
+    def _trust(self, start: Start, beside: int, now: float) -> None:
         self.proven = True
         self._gate.calm(start.at)
         self._server.accepted(start)
-        self._rate.accepted(start.level, now)
+        self._rate.accepted(beside, now)
 
     def ended(self, start: Start, sample: Sample, now: float, jitter: float = 0.0) -> None:
         """An attempt is no longer in flight. `jitter` is a random number in [0, 1). A second call changes nothing."""
@@ -155,7 +155,7 @@ class Pace:
                 self._rejected(start, sample, window, now, jitter)
             case Kind.EDGE:
                 if self._server.edge.close(Kind.EDGE, now, sample.retry_after, jitter):
-                    self._rate.limit(now)
+                    self._rate.slow_down(start.at, now)
                 self._trials.rejects.spend()
             case Kind.DOWN:
                 self._server.breaker.down(now, sample.retry_after, jitter)
@@ -168,7 +168,8 @@ class Pace:
 
     def _ran(self, start: Start, sample: Sample, window: Window, now: float) -> None:
         if start.accepted_at is None:
-            self._trust(start, now)
+            self._trust(start, start.level, now)
+        self._rate.ended(now)
         if sample.kind is Kind.OVERLOADED:
             self._trials.failures.spend()
         else:
@@ -192,8 +193,8 @@ class Pace:
         self._gate.close(Kind.REJECT, now, sample.retry_after, jitter)
         if sample.quoted is not None:
             self.learn_limit(sample.quoted, start.mode)
-        elif self._rate.rejected(self.in_flight, now):
-            window.pardon()
+        elif self._rate.rejected(self.in_flight, start.at, now):
+            window.pardon(now)
         else:
             window.rejected(self.in_flight, now)
 

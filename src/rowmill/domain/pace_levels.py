@@ -15,7 +15,7 @@ STEPS_PER_DOUBLING = 3
 MEMORY = 120.0
 # … and no longer than this.
 STALE = 1200.0
-ENOUGH = 6.0
+ENOUGH = 3.0
 USUAL_VARIANCE = 0.3
 
 
@@ -39,6 +39,13 @@ class Level:
         self.square += share * (off * (seconds - self.seconds) - self.square)
         self.number += share * (number - self.number)
         self.updated = now
+
+    def merge(self, other: Level) -> None:
+        """Take another level's runs in. Their variance is left out: it is not asked of a mixture."""
+        self.weight += other.weight
+        share = other.weight / self.weight
+        self.seconds += share * (other.seconds - self.seconds)
+        self.number += share * (other.number - self.number)
 
     @property
     def speed(self) -> float:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 MEMORY = 60.0
 # So many rejects within MEMORY that no limit of runs at once explains make it a limit of starts.
 CONTRADICTIONS = 2
-# A run that has just ended may still be counted by the server.
-SLACK = 2
+# A run that ended so lately may still be counted by the server.
+ENDING = 1.0
 BELOW = 0.97
 SLOWER = 0.95
 # The learned rate rises by this share per second, while trials are paid for.
@@ -37,6 +37,8 @@ class Rate:
         self._peaks: deque[tuple[float, int]] = deque()  # levels of accepted starts, falling: the first is the highest
         self._contradictions: deque[float] = deque()
         self._risen = 0.0
+        self._slowed_at = -MEMORY
+        self._ended_at = -MEMORY
 
     def next_start(self) -> float:
         return self._next
@@ -68,28 +70,38 @@ class Rate:
         span = min(MEMORY, now - (now if self._began is None else self._began))
         return len(self._accepts) / max(span, 5.0)
 
-    def rejected(self, level: int, now: float) -> bool:
+    def ended(self, now: float) -> None:
+        """A run ended: the server may not know it yet."""
+        self._ended_at = now
+
+    def rejected(self, level: int, sent_at: float, now: float) -> bool:
         """A start beside `level` running ones was rejected. True if only a limit of starts per time explains it: a
-        server that took one beside many more a moment ago does not count what runs."""
+        server that took one beside as many a moment ago does not count what runs."""
         self._forget(now)
+        if self.learned is not None:
+            self.slow_down(sent_at, now)
+            return True
         highest = self._peaks[0][1] if self._peaks else 0
-        if self.learned is None and level > 0 and highest < level + SLACK:
+        if level > 0 and highest < level + (now - self._ended_at < ENDING):
             return False
-        self._contradictions.append(now)
-        if self.learned is None and len(self._contradictions) < CONTRADICTIONS:
+        if not self._contradictions or sent_at >= self._contradictions[-1]:  # once per wave
+            self._contradictions.append(now)
+        if len(self._contradictions) < CONTRADICTIONS:
             return False
-        self.limit(now)
+        self.slow_down(sent_at, now)
         return True
 
-    def limit(self, now: float) -> None:
-        """Slower than what is being refused."""
+    def slow_down(self, sent_at: float, now: float) -> None:
+        """Slower than what is being refused; once per wave."""
+        if sent_at < self._slowed_at:
+            return
         measured = BELOW * self.measured(now)
         if self.learned is None:
             self.learned = max(SLOWEST, measured)
         else:
             self._known_bad = self.learned
             self.learned = max(SLOWEST, 0.5 * self.learned, min(SLOWER * self.learned, measured))
-        self._risen = now
+        self._risen = self._slowed_at = now
 
     def rise(self, now: float) -> None:
         """All is well, and a trial is paid for: a little faster. Called with each success."""

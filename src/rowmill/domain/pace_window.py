@@ -14,33 +14,41 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rowmill.domain.pace_budget import Budget
-from rowmill.domain.pace_levels import Levels, bucket
+from rowmill.domain.pace_levels import Level, Levels, bucket
 from rowmill.domain.pace_signals import Kind, Reason, ResponseMode, Sample, Start
 from rowmill.domain.response_mode import Round
 
 if TYPE_CHECKING:
-    from rowmill.domain.pace_levels import Level
+    from rowmill.domain.pace_levels import Comparison
 
 FIRST_SIZE = 2.0
 # Doubling up to here, then by GROWTH, until the first trouble.
 DOUBLING_UNTIL = 8.0
 GROWTH = 1.5
+# A server's connections are few and not told: looked for in small steps, where no run says that it has begun.
+BLOCKING_GROWTH = 1.25
 REGROWTH = 1.25
 STEP = 0.05
 FEWEST_PER_ROUND = 3
 ROUND = 0.6
+# Where runs get slower with the number at once, a round lasts until the slow ones have ended too.
+LONG_ROUND = 1.5
+SLOWER = 0.5
+HALF = 0.5
 USED = 0.8
 # A run that has not begun after PATIENCE × the usual delay + LEEWAY waits in the server's queue.
 PATIENCE = 3.0
 LEEWAY = 0.3
-# The usual delay is the shortest seen. It rises only on delays that our own load does not explain: beside less than half
-# of the runs that the server was seen to run.
+# The usual delay is the shortest seen. It rises only on delays that our own load does not explain: beside less than
+# half of the runs that the server was seen to run.
 BASE_RISE = 1.05
 SLOTS_MEMORY = 0.02
 QUEUED = 0.3
 # Rather an idle slot at the server than a row that would wait longer: after 300 s Dify forgets who asked.
 LONGEST_WAIT = 30.0
-BLOCKING_QUEUE = 0.15
+# Blocking runs may wait so long, seconds: it keeps a busy server busy. More of them only hold its connections.
+BLOCKING_WAIT = 0.1
+FEWEST_WAITING = 0.6
 OVERHEADS = 200
 OVERLOAD_CUT = 0.75
 OVERLOAD_NUDGE = 0.88
@@ -48,11 +56,14 @@ OVERLOAD_SHARE = 0.05
 OVERLOAD_MEMORY = 40
 FEWEST_OVERLOADS = 2
 UNKNOWN_CUT = 0.5
+CAREFUL = 60.0
 SAME_CEILING = 1.15
 SAME_WAVE = 2.0
 FIRST_HOLD = 20.0
 HOLD_IN_RUNS = 3.0
 LONGEST_HOLD = 1200.0
+# Looking for a queue, or for more speed, costs next to nothing.
+LONGEST_CHEAP_HOLD = 300.0
 # More at once has to bring this share of what it could; judged only at levels so far apart (log), with this certainty.
 WORTH = 0.2
 APART = 0.3
@@ -61,7 +72,7 @@ CERTAINTY = 1.2
 SUSPICIOUS = 0.7
 TRY_LOWER = 0.6
 ROUNDS_BETWEEN_TRIES = 12
-AS_GOOD = 0.05
+FEWEST_TO_JUDGE = 8
 
 
 @dataclass(slots=True)
@@ -92,6 +103,8 @@ class _Round:
     peak: int = 0
     accepted: int = 0
     queued: int = 0
+    log_seconds: float = 0.0
+    """sum over all_done"""
     overhead: float = 0.0
     overheads: int = 0
 
@@ -125,9 +138,16 @@ class Window:
         self._probe_at = 0.0
         self._cut_at = -math.inf
         self._before_reject = 0.0
+        self._rejected_at = -math.inf
+        self._knee = False
+        """whether the last trouble was that more brought nothing: then each size below the ceiling is in doubt"""
         self._steps = 0
         self._came_from: float | None = None
         self._tries = 0
+
+    @property
+    def _growth(self) -> float:
+        return GROWTH if self.mode is ResponseMode.STREAMING else BLOCKING_GROWTH
 
     @property
     def limit(self) -> int:
@@ -140,14 +160,16 @@ class Window:
         room = self.limit - in_flight
         if self.overdue(now) >= self._slack():
             return 0
-        if in_flight >= self._clean:
-            # On new ground one foot after the other: who is not yet answered may be about to be refused.
-            room = min(room, math.ceil(self._unanswered()) - len(self._waiting))
+        # One foot after the other on new ground, and more so after a reject: who is not yet answered may be about to be
+        # refused.
+        careful = now - self._rejected_at < CAREFUL
+        if careful or in_flight >= self._clean:
+            room = min(room, self._unanswered(0.0 if careful else 0.1) - len(self._waiting))
         return max(0, room)
 
-    def _unanswered(self) -> float:
+    def _unanswered(self, share: float) -> int:
         usual = (self._base or 0.0) / self.run_time if self.run_time else 0.0
-        return max(1.0, self.size * (0.1 + 1.5 * usual))
+        return math.ceil(max(1.0, self.size * (share + 1.5 * usual)))
 
     def _slack(self) -> int:
         """So many may wait at the server, so that a slot that falls free finds the next one there."""
@@ -209,7 +231,9 @@ class Window:
                 cut = OVERLOAD_CUT if self.size > self._last_ceiling or not self._troubled else OVERLOAD_NUDGE
                 self.cut(cut * self.size, Reason.OVERLOAD, now, self.size)
                 return None
-        if self._round.done < max(FEWEST_PER_ROUND, ROUND * self.limit):
+        self._round.log_seconds += math.log(max(seconds, 0.001))
+        share = LONG_ROUND if self._is_slower(now) else ROUND
+        if self._round.done < max(FEWEST_PER_ROUND, share * self.limit):
             return None
         return self._turn(now)
 
@@ -218,8 +242,9 @@ class Window:
             return
         overhead = max(0.0, now - start.at - sample.elapsed)
         self._overheads.append(overhead)
-        self._round.overhead += overhead
-        self._round.overheads += 1
+        if start.at >= self._round.began:
+            self._round.overhead += overhead
+            self._round.overheads += 1
 
     def _is_overload(self, start: Start) -> bool:
         """A share of failures that is no accident; on new ground the first one is warning enough."""
@@ -230,12 +255,14 @@ class Window:
 
     def rejected(self, others: int, now: float) -> None:
         """The server took no more beside `others`: so many it takes."""
+        self._rejected_at = now
         if others < self.size:
             self._before_reject = max(self._before_reject, self.size)
             self.cut(others, Reason.REJECTED, now, others + 1)
 
-    def pardon(self) -> None:
+    def pardon(self, now: float) -> None:
         """The last rejects were about the rate, not about the number at once."""
+        self._rejected_at = now
         if self.reason is Reason.REJECTED and self._before_reject:
             self.size = max(self.size, self._before_reject)
             self._ceiling = self._last_ceiling = math.inf
@@ -257,13 +284,16 @@ class Window:
         if now - self._cut_at > SAME_WAVE:
             same = ceiling <= SAME_CEILING * self._last_ceiling
             first = max(FIRST_HOLD, HOLD_IN_RUNS * self.run_time)
-            self._hold = min(max(first, 2 * self._hold if same and self._troubled else first), LONGEST_HOLD)
+            short = reason in (Reason.QUEUE, Reason.NO_FASTER)
+            longest = max(LONGEST_CHEAP_HOLD, 10 * self.run_time) if short else LONGEST_HOLD
+            self._hold = min(max(first, 2 * self._hold if same and self._troubled else first), longest)
         self._probe_at = now + self._hold
         self._ceiling = self._last_ceiling = max(2.0, ceiling)
         self._troubled = True
         self.size = max(1.0, size)
         self._clean = min(self._clean, self.size)
         self.reason = reason
+        self._knee = reason is Reason.NO_FASTER
         self._steps, self._came_from = 0, None
         self._cut_at = now
         self._overloads.clear()
@@ -277,13 +307,15 @@ class Window:
         queued = self._queue(ended, speed, now)
         before = self.size
         if queued is not None:
-            self._settle_queue(queued, ended, now)
+            self._settle_queue(queued, now)
         elif not self._find_knee(now) and ended.peak >= USED * self.limit:
             self._clean = max(self._clean, self.size)
             self._before_reject = 0.0
             self._grow(now)
         self._round = _Round(now, peak=self.running + len(self._waiting))
-        return Round(self.mode, speed, queued=queued is not None, growing=self.size > before)
+        return Round(
+            self.mode, ended.all_done, now - ended.began, queued=queued is not None, growing=self.size > before
+        )
 
     def _queue(self, ended: _Round, speed: float, now: float) -> float | None:
         """How many wait at the server, if that is more than it needs."""
@@ -296,13 +328,11 @@ class Window:
             return None
         base = sorted(self._overheads)[len(self._overheads) // 10]
         waiting_long = speed * max(0.0, ended.overhead / ended.overheads - base)  # Little's law
-        return waiting_long if waiting_long > max(1.0, BLOCKING_QUEUE * self.size) else None
+        return waiting_long if waiting_long > max(FEWEST_WAITING, BLOCKING_WAIT * speed) else None
 
-    def _settle_queue(self, waiting: float, ended: _Round, now: float) -> None:
+    def _settle_queue(self, waiting: float, now: float) -> None:
         if self.mode is ResponseMode.BLOCKING:
-            enough = max(1.0, BLOCKING_QUEUE * self.size)
-            size = self.size - max(1.0, 0.8 * (waiting - enough / 2))
-            self.cut(size, Reason.QUEUE, now, self.size)
+            self.cut(self.size - max(1.0, 0.6 * waiting), Reason.QUEUE, now, self.size)
             return
         self.reason = Reason.QUEUE
         running = max(1, self.running)
@@ -315,7 +345,7 @@ class Window:
     def _grow(self, now: float) -> None:
         size = self.size
         if not self._troubled:
-            size *= 2 if size < DOUBLING_UNTIL else GROWTH
+            size *= 2 if size < DOUBLING_UNTIL else self._growth
         elif math.floor(size) < math.floor(self._clean):
             size = min(self._clean, REGROWTH * size + 1)
         elif self._may_try(now):
@@ -323,7 +353,7 @@ class Window:
             if size > self._ceiling:
                 self._ceiling = math.inf
             self._steps += 1
-            size = min(size, GROWTH * self.size + 1, max(self._ceiling, self.size + 1))
+            size = min(size, self._growth * self.size + 1, max(self._ceiling, self.size + 1))
         most = float(min(self._most, self.quoted or self._most))
         if size > self.size or not self._troubled:
             self.reason = Reason.GROWING
@@ -335,7 +365,7 @@ class Window:
         """Whether to go where it is not known to go well."""
         if not self._trials.are_paid or any(self._overloads):
             return False
-        return self.size + 1 < self._ceiling or now >= self._probe_at
+        return now >= self._probe_at or (self.size + 1 < self._ceiling and not self._knee)
 
     # ── does more at once bring more? ───────────────────────────────────────────────────────────────────────────
 
@@ -351,14 +381,39 @@ class Window:
         if better is not None:
             self.cut(round(math.exp(better.number)), Reason.NO_FASTER, now, self.size)
             return True
+        shown = self._against_half(now)
+        settled = self._round.done >= LONG_ROUND * self.limit
+        if settled and shown is not None and self._is_useless(shown, CERTAINTY):
+            self.cut(max(1.0, HALF * self.size), Reason.NO_FASTER, now, self.size)
+            return True
         return self._try_lower(here, known, now)
+
+    def _against_half(self, now: float) -> Comparison | None:
+        """This round's runs against those at half the number or less."""
+        half = math.log(self.limit) - math.log(2) + 1e-6
+        low = Level()
+        for level in self._levels.known(now).values():
+            if level.number <= half:
+                low.merge(level)
+        ended = self._round
+        if not low.weight or not ended.all_done:
+            return None
+        here = Level(ended.all_done, ended.log_seconds / ended.all_done, 0.0, math.log(self.limit))
+        return self._levels.compare(low, here)
+
+    def _is_slower(self, now: float) -> bool:
+        shown = self._against_half(now)
+        return shown is not None and shown.gain < (1 - SLOWER) * shown.distance
+
+    def _is_useless(self, shown: Comparison, certainty: float) -> bool:
+        return shown.gain + certainty * shown.error < WORTH * shown.distance
 
     def _better_below(self, here: Level, known: dict[int, Level]) -> Level | None:
         better: Level | None = None
         for low in known.values():
             shown = self._levels.compare(low, here)
-            useless = shown.gain + CERTAINTY * shown.error < WORTH * shown.distance
-            if shown.distance > APART and useless and (better is None or low.speed > better.speed):
+            useless = shown.distance > APART and self._is_useless(shown, CERTAINTY)
+            if useless and (better is None or low.speed > better.speed):
                 better = low
         return better
 
@@ -380,13 +435,17 @@ class Window:
 
     def _judge_lower(self, here: Level, known: dict[int, Level], now: float) -> bool:
         came_from = self._came_from or self.size
-        self._came_from = None
         former = known.get(bucket(came_from)) or known.get(bucket(came_from) - 1)
-        if former is None or former is here or here.speed >= former.speed - AS_GOOD:
-            self._clean = self.size
-            self._tries = 0
-            return True
-        self._resize(came_from, now)
+        if former is not None and former is not here:
+            if here.weight < FEWEST_TO_JUDGE:
+                return True  # not yet
+            shown = self._levels.compare(here, former)
+            if shown.gain > WORTH * shown.distance:
+                self._came_from = None
+                self._resize(came_from, now)
+                return True
+        self._came_from, self._tries = None, 0
+        self._clean = self.size
         return True
 
     def _resize(self, size: float, now: float) -> None:

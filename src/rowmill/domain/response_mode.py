@@ -20,12 +20,18 @@ STREAMING, BLOCKING = ResponseMode.STREAMING, ResponseMode.BLOCKING
 # Runs longer than this are not asked for in blocking mode: proxies cut at 60 or 100 s, and there is no stop.
 SHORT = 20.0
 SHARE = 0.95
-FEWEST = 10
+FEWEST = 5
 REMEMBERED = 60
 # Blocking has to bring this much more, for what it takes away.
 GAIN = 1.1
 TRIAL_ROUNDS = 4
+FEWEST_IN_TRIAL = 12
+MEMORY = 0.7
+# A look at streaming that is so far behind is cut short.
+HOPELESS = 1.5
+# Until the next trial of blocking after one that failed, and the next look at streaming after one that paid.
 FIRST_HOLD = 600.0
+FIRST_CHECK = 1800.0
 LONGEST_HOLD = 7200.0
 # Lost replies in blocking mode after which it is left.
 LOST = 2
@@ -40,12 +46,28 @@ class Phase(StrEnum):
     """blocking, but streaming is looked at again"""
 
 
+class _Speed:
+    """Runs per second over the last rounds, weighed by their length."""
+
+    def __init__(self) -> None:
+        self.count = self.seconds = 0.0
+
+    def add(self, round_: Round) -> None:
+        self.count = MEMORY * self.count + round_.count
+        self.seconds = MEMORY * self.seconds + round_.seconds
+
+    @property
+    def per_second(self) -> float:
+        return self.count / max(self.seconds, 1e-6)
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round of runs in one mode showed: runs per second, and whether they waited for the server."""
+    """What one round of runs in one mode showed: so many ended in so many seconds, and whether they waited."""
 
     mode: ResponseMode
-    speed: float
+    count: int
+    seconds: float
     queued: bool
     growing: bool
 
@@ -60,8 +82,8 @@ class ModeChoice:
         self.phase = Phase.BLOCKING if self._fixed is BLOCKING else Phase.STREAMING
         self.fell_back = False
         self._times: deque[float] = deque(maxlen=REMEMBERED)
-        self._speed = {STREAMING: 0.0, BLOCKING: 0.0}
-        self._rounds = 0
+        self._speed = {STREAMING: _Speed(), BLOCKING: _Speed()}
+        self._rounds = 1
         self._lost = 0
         self._not_before = 0.0
         self._hold = FIRST_HOLD
@@ -93,42 +115,45 @@ class ModeChoice:
         """A round of runs is over."""
         if self._fixed is not None or not self._may_block or round_.mode is not self.mode:
             return
+        self._rounds += 1
+        if self._rounds > 1:  # the first round after a change still has runs of the other mode beside it
+            self._speed[round_.mode].add(round_)
         match self.phase:
             case Phase.STREAMING:
-                self._speed[STREAMING] = round_.speed
                 if round_.queued and self.is_short and now >= self._not_before:
                     self._enter(Phase.TRYING)
             case Phase.TRYING:
                 self._judge_trial(round_, now)
             case Phase.BLOCKING:
-                self._speed[BLOCKING] = round_.speed
                 if now >= self._not_before:
                     self._enter(Phase.CHECKING)
             case Phase.CHECKING:
                 self._judge_check(round_, now)
 
     def _judge_trial(self, round_: Round, now: float) -> None:
-        self._rounds += 1
-        self._speed[BLOCKING] = max(self._speed[BLOCKING], round_.speed)
-        if self._rounds > 1 and self._speed[BLOCKING] > GAIN * self._speed[STREAMING]:
+        if self._speed[BLOCKING].count < FEWEST_IN_TRIAL:
+            return
+        if self._speed[BLOCKING].per_second > GAIN * self._speed[STREAMING].per_second:
             self._enter(Phase.BLOCKING)
+            self._hold = max(self._hold, FIRST_CHECK)
             self._wait(now)
         elif self._rounds >= TRIAL_ROUNDS and not round_.growing:
             self._fall_back(now)
 
     def _judge_check(self, round_: Round, now: float) -> None:
-        self._rounds += 1
-        if self._rounds > 1 and GAIN * round_.speed > self._speed[BLOCKING]:
-            self._enter(Phase.STREAMING)
-            self._wait(now)
-        elif self._rounds >= TRIAL_ROUNDS or round_.queued:
-            self._enter(Phase.BLOCKING)
-            self._wait(now)
+        hopeless = round_.queued and HOPELESS * round_.count / round_.seconds < self._speed[BLOCKING].per_second
+        if self._speed[STREAMING].count < FEWEST_IN_TRIAL and not hopeless:
+            return
+        pays = hopeless or self._speed[BLOCKING].per_second > GAIN * self._speed[STREAMING].per_second
+        self._enter(Phase.BLOCKING if pays else Phase.STREAMING)
+        self._wait(now)
 
     def _enter(self, phase: Phase) -> None:
         self.phase, self._rounds, self.fell_back = phase, 0, False
         if phase is Phase.TRYING:
-            self._speed[BLOCKING], self._lost = 0.0, 0
+            self._speed[BLOCKING], self._lost = _Speed(), 0
+        if phase is Phase.CHECKING:
+            self._speed[STREAMING] = _Speed()
 
     def _fall_back(self, now: float) -> None:
         self._enter(Phase.STREAMING)
