@@ -187,6 +187,41 @@ def test_copied_marks_are_not_trusted(tmp_path: Path) -> None:
         opened.close()
 
 
+def test_marks_that_another_runner_has_opened(tmp_path: Path) -> None:
+    """A process that was suspended between the commit of an intent and its first byte must not send it when it wakes
+    up: the newer runner has judged it. Nor may it write into the newer one's marks."""
+    sleeper = SentFile(tmp_path / "sent.marks")
+    sleeper.begin()
+    sleeper.mark(0, AttemptKey(B, 0, 1))
+    newer = SentFile(tmp_path / "sent.marks")
+    assert newer.was_sent(0, AttemptKey(B, 0, 1)) is True
+    assert newer.was_sent(1, AttemptKey(B, 1, 1)) is False
+    with pytest.raises(FencedError):
+        sleeper.mark(1, AttemptKey(B, 1, 1))
+    newer.begin()
+    newer.mark(1, AttemptKey(B, 7, 1))
+    with pytest.raises(FencedError):
+        sleeper.mark(1, AttemptKey(B, 1, 1))
+    newest = SentFile(tmp_path / "sent.marks")
+    assert newest.was_sent(1, AttemptKey(B, 7, 1)) is True
+    for marks in (sleeper, newer, newest):
+        marks.close()
+
+
+def test_marks_stay_until_they_were_judged(tmp_path: Path) -> None:
+    marks = SentFile(tmp_path / "sent.marks")
+    marks.begin()
+    marks.mark(0, AttemptKey(B, 0, 1))
+    for _ in range(3):
+        opened = SentFile(tmp_path / "sent.marks")
+        assert opened.was_sent(0, AttemptKey(B, 0, 1)) is True
+        opened.close()
+    opened.begin()
+    opened.close()
+    assert SentFile(tmp_path / "sent.marks").was_sent(0, AttemptKey(B, 0, 1)) is False
+    marks.close()
+
+
 async def test_untrusted_marks_stay_untrusted(tmp_path: Path) -> None:
     """After a reboot an intent is looked for; a start that is interrupted before the look ends must not make the next
     one believe that it never left."""

@@ -263,7 +263,10 @@ class SentMarks(Protocol):
         intent that it left is refused or lost in the store by then."""
         ...
 
-    def mark(self, slot: int, key: AttemptKey) -> None: ...
+    def mark(self, slot: int, key: AttemptKey) -> None:
+        """Before the first byte leaves. Raises FencedError when another runner has opened the marks meanwhile: it
+        may have judged this intent without the mark, and nothing may be sent any more."""
+        ...
 
     def was_sent(self, slot: int, key: AttemptKey) -> bool | None:
         """By a former process. None where its marks cannot be trusted: after a reboot, on a copied folder, on another

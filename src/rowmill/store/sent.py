@@ -2,13 +2,20 @@
 
 The page cache outlives the process, so after a kill the marks are whole. After a reboot, or when the folder is a copy,
 they are not to be trusted: the header names the boot and the file's own inode.
+
+Whoever opens the marks moves the former runner's file away before it reads them. A former runner that was only
+suspended looks, after each mark, whether its file still stands where it was: either its mark was there to be read, or
+it finds out before the first byte leaves. A fence in the database alone would come too late: the intent was committed.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from rowmill.domain.errors import FencedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,32 +25,37 @@ if TYPE_CHECKING:
 _PLACE = struct.Struct(">32sqq")
 _HEADER = 128
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_NOBODY = -1
 
 
 class SentFile:
-    """See SentMarks. What a former process marked is read at the opening, and stays in the file until `begin`."""
+    """See SentMarks. What a former process marked is read at the opening, and stays in a file until `begin`."""
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._header = self._own_header()
-        self._trusted = self._header is not None and os.pread(self._file, _HEADER, 0) == self._header
-        self._former = os.pread(self._file, os.fstat(self._file).st_size, 0)[_HEADER:] if self._trusted else b""
+        self._path = path
+        self._former_path = path.with_name(f"{path.name}.former")
+        with suppress(FileNotFoundError):
+            path.replace(self._former_path)
+        self._trusted, self._former = _read_marks(self._former_path)
+        self._file, self._inode = _NOBODY, 0
 
     def begin(self) -> None:
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, self._header or b"", 0)
-
-    def _own_header(self) -> bytes | None:
-        try:
-            with open(_BOOT_ID, encoding="ascii") as boot:  # noqa: PTH123
-                boot_id = boot.read().strip()
-        except OSError:
-            return None
-        own = os.fstat(self._file)
-        return f"rowmill-sent-1 {boot_id} {own.st_dev} {own.st_ino}".encode().ljust(_HEADER)
+        self.close()
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._inode = os.fstat(self._file).st_ino
+        os.pwrite(self._file, _own_header(self._file) or b"", 0)
+        self._former_path.unlink(missing_ok=True)
 
     def mark(self, slot: int, key: AttemptKey) -> None:
         os.pwrite(self._file, _place(key), _HEADER + slot * _PLACE.size)
+        if not self._is_mine():
+            raise FencedError("fenced", fence=None, newest=None)
+
+    def _is_mine(self) -> bool:
+        try:
+            return os.stat(self._path).st_ino == self._inode  # noqa: PTH116 -- once per row: half the price
+        except FileNotFoundError:
+            return False
 
     def was_sent(self, slot: int, key: AttemptKey) -> bool | None:
         if not self._trusted:
@@ -52,7 +64,33 @@ class SentFile:
         return self._former[start : start + _PLACE.size] == _place(key)
 
     def close(self) -> None:
-        os.close(self._file)
+        if self._file != _NOBODY:
+            os.close(self._file)
+            self._file = _NOBODY
+
+
+def _read_marks(path: Path) -> tuple[bool, bytes]:
+    """Whether they can be trusted, and the marks. Where there are none nothing is known: the folder may be a copy."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False, b""
+    try:
+        content = os.pread(file, os.fstat(file).st_size, 0)
+        header = _own_header(file)
+        return header is not None and content[:_HEADER] == header, content[_HEADER:]
+    finally:
+        os.close(file)
+
+
+def _own_header(file: int) -> bytes | None:
+    try:
+        with open(_BOOT_ID, encoding="ascii") as boot:  # noqa: PTH123
+            boot_id = boot.read().strip()
+    except OSError:
+        return None
+    own = os.fstat(file)
+    return f"rowmill-sent-1 {boot_id} {own.st_dev} {own.st_ino}".encode().ljust(_HEADER)
 
 
 def _place(key: AttemptKey) -> bytes:

@@ -24,6 +24,7 @@ from rowmill.store.records import apply_records
 from rowmill.store.revision import check_revision, migrate
 from rowmill.store.tables import apps, batches, runner
 from rowmill.store.tables import rows as rows_table
+from rowmill.store.wal import check_log
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -76,6 +77,8 @@ class SqlStore:
         with self._reading() as conn:
             up_to_date = check_revision(conn, self._place)
             self._quick_check(conn)
+            if conn.dialect.name == "sqlite":
+                check_log(self._place)
         if not up_to_date:
             with self._writing() as conn:
                 migrate(conn, self._place)
