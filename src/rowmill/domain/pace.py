@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from rowmill.domain.pace_fixed import FixedPace, Signal
 from rowmill.domain.pace_gate import Gate
 from rowmill.domain.pace_rate import Rate
 from rowmill.domain.pace_server import ServerPace
@@ -23,10 +22,7 @@ from rowmill.domain.pace_signals import Kind, PaceLimits, Reason, ResponseMode, 
 from rowmill.domain.pace_window import Trials, Window
 from rowmill.domain.response_mode import ModeChoice
 
-__all__ = [
-    "FixedPace", "Kind", "Pace", "PaceLimits", "Reason", "ResponseMode", "Sample", "ServerPace", "Signal", "Start",
-    "Why",
-]  # fmt: skip
+__all__ = ["Kind", "Pace", "PaceLimits", "Reason", "ResponseMode", "Sample", "ServerPace", "Start", "Why"]
 
 STREAMING, BLOCKING = ResponseMode.STREAMING, ResponseMode.BLOCKING
 
