@@ -191,7 +191,7 @@ class Pace:
         elif self._rate.rejected(self.in_flight, start.at, now):
             window.pardon(now)
         else:
-            window.rejected(self.in_flight, now)
+            window.rejected(self.in_flight, now, self._gate.until - now)
 
     def learn_limit(self, quoted: int, mode: ResponseMode = STREAMING) -> None:
         """The app named its own limit of runs at once: never above it again, in the mode in which it was told. Dify

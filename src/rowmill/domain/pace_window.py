@@ -44,6 +44,7 @@ LEEWAY = 0.3
 BASE_RISE = 1.05
 SLOTS_MEMORY = 0.02
 QUEUED = 0.3
+SOME_QUEUED = 0.1
 # Rather an idle slot at the server than a row that would wait longer: after 300 s Dify forgets who asked.
 LONGEST_WAIT = 30.0
 # Blocking runs may wait so long, seconds: it keeps a busy server busy. More of them only hold its connections.
@@ -57,6 +58,7 @@ OVERLOAD_MEMORY = 40
 FEWEST_OVERLOADS = 2
 UNKNOWN_CUT = 0.5
 CAREFUL = 60.0
+NEAR = 0.9
 SAME_CEILING = 1.15
 SAME_WAVE = 2.0
 FIRST_HOLD = 20.0
@@ -64,6 +66,8 @@ HOLD_IN_RUNS = 3.0
 LONGEST_HOLD = 1200.0
 # Looking for a queue, or for more speed, costs next to nothing.
 LONGEST_CHEAP_HOLD = 300.0
+# … and a reject costs what the gate is closed for.
+WAIT_TO_HOLD = 40.0
 # More at once has to bring this share of what it could; judged only at levels so far apart (log), with this certainty.
 WORTH = 0.2
 APART = 0.3
@@ -103,8 +107,10 @@ class _Round:
     peak: int = 0
     accepted: int = 0
     queued: int = 0
-    log_seconds: float = 0.0
-    """sum over all_done"""
+    seconds: float = 0.0
+    """sum of log run times over done"""
+    all_seconds: float = 0.0
+    """… over all_done"""
     overhead: float = 0.0
     overheads: int = 0
 
@@ -134,6 +140,8 @@ class Window:
         self._troubled = False
         self._ceiling = math.inf
         self._last_ceiling = math.inf
+        self._costly = math.inf
+        """the last ceiling that cost rejects, failures or replies: to come near it has to be paid for"""
         self._hold = FIRST_HOLD
         self._probe_at = 0.0
         self._cut_at = -math.inf
@@ -223,19 +231,27 @@ class Window:
             self._levels.add(start.running or start.level + 1, seconds, now)
         self._note_overhead(start, sample, now)
         self._round.all_done += 1
+        log_seconds = math.log(max(seconds, 0.001))
+        self._round.all_seconds += log_seconds
         if start.at >= self._round.began:
             self._round.done += 1
+            self._round.seconds += log_seconds
         if start.at >= self._cut_at:
             self._overloads.append(sample.kind is Kind.OVERLOADED)
             if sample.kind is Kind.OVERLOADED and self._is_overload(start):
                 cut = OVERLOAD_CUT if self.size > self._last_ceiling or not self._troubled else OVERLOAD_NUDGE
                 self.cut(cut * self.size, Reason.OVERLOAD, now, self.size)
                 return None
-        self._round.log_seconds += math.log(max(seconds, 0.001))
-        share = LONG_ROUND if self._is_slower(now) else ROUND
-        if self._round.done < max(FEWEST_PER_ROUND, share * self.limit):
+        if not self._is_over(now):
             return None
         return self._turn(now)
+
+    def _is_over(self, now: float) -> bool:
+        """Whether the round is: most of a windowful has gone through."""
+        done = self._round.done
+        if done < max(FEWEST_PER_ROUND, ROUND * self.limit):
+            return False
+        return done >= LONG_ROUND * self.limit or not self._is_slower(now)
 
     def _note_overhead(self, start: Start, sample: Sample, now: float) -> None:
         if self.mode is not ResponseMode.BLOCKING or sample.elapsed is None:
@@ -253,12 +269,14 @@ class Window:
             return True
         return count >= FEWEST_OVERLOADS and count > OVERLOAD_SHARE * len(self._overloads)
 
-    def rejected(self, others: int, now: float) -> None:
-        """The server took no more beside `others`: so many it takes."""
+    def rejected(self, others: int, now: float, wait: float) -> None:
+        """The server took no more beside `others`: so many it takes. `wait`: what the reject costs, seconds."""
         self._rejected_at = now
         if others < self.size:
             self._before_reject = max(self._before_reject, self.size)
             self.cut(others, Reason.REJECTED, now, others + 1)
+            self._hold = min(self._hold, max(LONGEST_CHEAP_HOLD, WAIT_TO_HOLD * wait))
+            self._probe_at = now + self._hold
 
     def pardon(self, now: float) -> None:
         """The last rejects were about the rate, not about the number at once."""
@@ -293,6 +311,8 @@ class Window:
         self.size = max(1.0, size)
         self._clean = min(self._clean, self.size)
         self.reason = reason
+        if reason not in (Reason.QUEUE, Reason.NO_FASTER):
+            self._costly = ceiling
         self._knee = reason is Reason.NO_FASTER
         self._steps, self._came_from = 0, None
         self._cut_at = now
@@ -320,8 +340,8 @@ class Window:
     def _queue(self, ended: _Round, speed: float, now: float) -> float | None:
         """How many wait at the server, if that is more than it needs."""
         if self.mode is ResponseMode.STREAMING:
-            waiting = self.overdue(now)
-            if waiting >= self._slack() or ended.queued > QUEUED * max(1, ended.accepted):
+            waiting, share = self.overdue(now), ended.queued / max(1, ended.accepted)
+            if share > QUEUED or (waiting >= self._slack() and share > SOME_QUEUED):
                 return float(max(1, waiting))
             return None
         if not ended.overheads:
@@ -363,7 +383,7 @@ class Window:
 
     def _may_try(self, now: float) -> bool:
         """Whether to go where it is not known to go well."""
-        if not self._trials.are_paid or any(self._overloads):
+        if self.size + 1 > NEAR * self._costly and not (self._trials.are_paid and not any(self._overloads)):
             return False
         return now >= self._probe_at or (self.size + 1 < self._ceiling and not self._knee)
 
@@ -381,28 +401,28 @@ class Window:
         if better is not None:
             self.cut(round(math.exp(better.number)), Reason.NO_FASTER, now, self.size)
             return True
-        shown = self._against_half(now)
+        # Only runs that began in this round: those that an outage or a cut left over are the long ones.
+        shown = self._against_half(now, self._round.done, self._round.seconds)
         settled = self._round.done >= LONG_ROUND * self.limit
         if settled and shown is not None and self._is_useless(shown, CERTAINTY):
             self.cut(max(1.0, HALF * self.size), Reason.NO_FASTER, now, self.size)
             return True
         return self._try_lower(here, known, now)
 
-    def _against_half(self, now: float) -> Comparison | None:
-        """This round's runs against those at half the number or less."""
+    def _against_half(self, now: float, count: int, seconds: float) -> Comparison | None:
+        """So many runs of this round, and the sum of their log seconds, against those at half the number or less."""
         half = math.log(self.limit) - math.log(2) + 1e-6
         low = Level()
         for level in self._levels.known(now).values():
             if level.number <= half:
                 low.merge(level)
-        ended = self._round
-        if not low.weight or not ended.all_done:
+        if not low.weight or not count:
             return None
-        here = Level(ended.all_done, ended.log_seconds / ended.all_done, 0.0, math.log(self.limit))
+        here = Level(count, seconds / count, 0.0, math.log(self.limit))
         return self._levels.compare(low, here)
 
     def _is_slower(self, now: float) -> bool:
-        shown = self._against_half(now)
+        shown = self._against_half(now, self._round.all_done, self._round.all_seconds)
         return shown is not None and shown.gain < (1 - SLOWER) * shown.distance
 
     def _is_useless(self, shown: Comparison, certainty: float) -> bool:
