@@ -121,8 +121,8 @@ class Pace:
         return start
 
     def accepted(self, start: Start, now: float) -> None:
-        """Its run has begun: the first event that is no ping. In blocking mode only the reply tells, so nothing is learned
-        here; nor from a second call."""
+        """Its run has begun: the first event that is no ping. Nothing is learned here in blocking mode, where only the
+        reply tells, nor from a second call."""
         if start.over or start.accepted_at is not None or start.mode is BLOCKING:
             return
         self._windows[start.mode].accepted(start, now)

@@ -1,7 +1,7 @@
 """A server's silent queue, seen from outside.
 
 On Dify 1.13 and later a streaming run that finds no free slot waits without a word, and after 300 s its stream is
-closed while it still runs later. But it is known which runs were sent and have not begun: the overdue ones are the queue.
+closed while it still runs later. But it is known which runs were sent and did not begin: the overdue are the queue.
 """
 
 from __future__ import annotations
