@@ -19,9 +19,11 @@ SLOWER = 0.95
 # The learned rate rises by this share per second, while trials are paid for.
 RISE = 0.001
 FAST_RISE = 0.005
+LONGEST_RISE = 30.0
 # It is forgotten when so much more than what is used.
 UNBOUND = 3.0
-SLOWEST = 1 / 120.0
+# Not slower than this, starts per second: below it the growing gate does the rest.
+SLOWEST = 0.05
 
 
 class Rate:
@@ -107,7 +109,7 @@ class Rate:
         """All is well, and a trial is paid for: a little faster. Called with each success."""
         if self.learned is None:
             return
-        seconds = min(now - self._risen, 5.0)
+        seconds = min(now - self._risen, LONGEST_RISE)
         self._risen = now
         share = FAST_RISE if self.learned < 0.9 * self._known_bad else RISE
         self.learned *= 1 + share * seconds
