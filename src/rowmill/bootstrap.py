@@ -13,6 +13,7 @@ import jsonschema
 from rowmill.dify.client import Deadlines, DifyClient
 from rowmill.dify.probe import probe
 from rowmill.dify.versions import recovery
+from rowmill.domain.errors import UsageError, os_detail
 from rowmill.engine.batches import Engine
 from rowmill.engine.clock import SystemClock
 from rowmill.sheets.read import Sheets
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 @contextmanager
 def open_workbench(settings: Settings) -> Iterator[Workbench]:
     """The product on a data folder. May be opened while another process runs a batch there."""
+    _make_folder(settings.data_dir)
     tools = _tools(settings)
     try:
         yield Workbench(tools)
@@ -48,7 +50,7 @@ def open_workbench(settings: Settings) -> Iterator[Workbench]:
 @contextmanager
 def open_runner(settings: Settings) -> Iterator[tuple[Workbench, Engine]]:
     """The product with the right to run batches: one process per data folder. Raises StoreError if it is taken."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_folder(settings.data_dir)
     with RunnerLock(settings.data_dir):
         tools = _tools(settings)
         try:
@@ -58,6 +60,13 @@ def open_runner(settings: Settings) -> Iterator[tuple[Workbench, Engine]]:
             yield Workbench(tools), Engine(tools.store, partial(_open_marks, settings.data_dir), fence, tools.clock)
         finally:
             tools.store.close()
+
+
+def _make_folder(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UsageError("data_dir_unusable", path=str(data_dir), detail=os_detail(error)) from None
 
 
 def _tools(settings: Settings) -> Tools:

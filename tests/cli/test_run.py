@@ -184,7 +184,7 @@ def test_resume_does_not_overwrite_the_sheet(rowmill: Caller, dify: Serving, fol
     first = rowmill("run", sheet_of(4), "--base-url", dify.url, "-o", "o.csv", "--sample", "1", "--json").json
     called = rowmill("run", "--resume", first["batch"], "-o", "rows.csv", "--json")
     assert (called.code, called.json["error"]["code"]) == (2, "output_is_sheet")
-    assert rowmill("run", "--resume", first["batch"], "--json").json["output"] == "rows-results.xlsx"
+    assert rowmill("run", "--resume", first["batch"], "--json").json["output"] == "o.csv"
 
 
 def test_batch_pauses_and_says_why(rowmill: Caller, dify: Serving, folder: Path) -> None:

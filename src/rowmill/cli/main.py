@@ -12,8 +12,8 @@ from typer import rich_utils
 from typer.exceptions import TyperException
 
 from rowmill.cli import fake, reading, run
-from rowmill.cli.session import BAD_USE, INTERRUPTED, OK, Session
-from rowmill.domain.errors import RowmillError
+from rowmill.cli.session import BAD_USE, INTERRUPTED, NOT_WRITTEN, OK, Session
+from rowmill.domain.errors import RowmillError, os_detail
 from rowmill.texts import Speech, language
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         return _run(args, session)
     except RowmillError as error:
         session.fail(error)
-        return BAD_USE
+        return NOT_WRITTEN if error.code == "results_not_written" else BAD_USE
     except KeyboardInterrupt:
         session.tell("interrupted")
         return INTERRUPTED
@@ -55,6 +55,9 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Exception as error:  # noqa: BLE001 -- the edge: a bug must end in words and a report, not in silence
+        if isinstance(error, OSError) and error.filename:
+            session.fail(RowmillError("file_trouble", path=str(error.filename), detail=os_detail(error)))
+            return BAD_USE
         traceback.print_exc()
         session.fail(RowmillError("internal", kind=type(error).__name__))
         return INTERNAL_ERROR

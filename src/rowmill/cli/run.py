@@ -11,8 +11,16 @@ import typer
 from rowmill.bootstrap import open_runner
 from rowmill.cli import options
 from rowmill.cli.findings import ProblemFile, problem_file, report_json, show_report
-from rowmill.cli.given import key_from, pairs, row_range, settings_for
-from rowmill.cli.session import BAD_USE, INTERRUPTED, OK, SOME_FAILED, Session
+from rowmill.cli.given import (
+    default_output,
+    key_from,
+    options_again,
+    pairs,
+    remembered_output,
+    row_range,
+    settings_for,
+)
+from rowmill.cli.session import BAD_USE, INTERRUPTED, NOT_WRITTEN, OK, SOME_FAILED, Session
 from rowmill.cli.summary import show_mapping, show_summary, summary_json
 from rowmill.cli.watch import Watched, run_loop, watch
 from rowmill.domain.batch import UNFINISHED, BatchState, RowState, Settings
@@ -56,6 +64,8 @@ class Job:
     output: Path
     yes: bool
     sample: int | None = None
+    named: bool = False
+    """whether the output was named, and not found"""
 
 
 def run(
@@ -85,7 +95,7 @@ def run(
         concurrency=settings.concurrency if concurrency is None else concurrency,
         retries=settings.retries if retries is None else retries,
     )
-    target = output or (_default_output(sheet) if sheet is not None else None)
+    target = output or (default_output(sheet) if sheet is not None and resume is None else None)
     if target is not None:
         check_target(target, sheet)
     if resume is None and (sheet is None or base_url is None):
@@ -93,8 +103,8 @@ def run(
     key = key_from(session, api_key, settings, needed=resume is None)
     with open_runner(settings) as (workbench, engine):
         if target is None:
-            target = _default_output(Path(workbench.batches.find(resume or "").sheet_path))
-        job = Job(session, settings, workbench, engine, key, target, yes, sample)
+            target = remembered_output(workbench.batches.find(resume or ""))
+        job = Job(session, settings, workbench, engine, key, target, yes, sample, named=output is not None)
         if resume is not None:
             code = _resume(job, resume, sheet, base_url, concurrency)
         else:
@@ -106,7 +116,7 @@ def run(
                 pairs("--map", maps),
                 pairs("--set", sets),
                 row_range(rows),
-                _batch_settings(settings),
+                _batch_settings(settings, target),
             )
             code = _start(job, order, base_url, new=new)
     raise typer.Exit(code)
@@ -131,7 +141,7 @@ def retry(
         check_target(output)
     with open_runner(settings) as (workbench, engine):
         batch = workbench.batches.find(batch_id)
-        target = output or _default_output(Path(batch.sheet_path))
+        target = output or remembered_output(batch)
         check_target(target, Path(batch.sheet_path))
         job = Job(session, settings, workbench, engine, key, target, yes)
         batch = _ready(job, batch)
@@ -151,16 +161,13 @@ def _put_back(job: Job, batch: BatchRecord, cause: str | None) -> int:
     return count
 
 
-def _default_output(sheet: Path) -> Path:
-    return Path(f"{sheet.stem}-results.xlsx")
-
-
-def _batch_settings(settings: AppSettings) -> Settings:
+def _batch_settings(settings: AppSettings, output: Path) -> Settings:
     return Settings(
         concurrency=settings.concurrency,
         retries=settings.retries,
         row_timeout=settings.row_timeout,
         lost_window=settings.lost_window,
+        output=str(output.absolute()),
     )
 
 
@@ -208,7 +215,9 @@ def _offer_resume(job: Job, left: BatchSummary) -> int:
     counts = left.counts
     if session.interactive and not job.yes:
         session.tell("unfinished", batch=left.id, done=counts.done, total=counts.total)
-        if typer.confirm(session.say("ask_resume")):
+        if typer.confirm(session.say("ask_resume"), default=True):
+            if not job.named:
+                job.output = remembered_output(job.workbench.batches.find(left.id))
             return _resume(job, left.id, None, None, None)
     raise UsageError("unfinished_batch", batch=left.id, done=counts.done, total=counts.total)
 
@@ -223,7 +232,9 @@ def _check(job: Job, order: Order, app: AppRecord, info: AppInfo) -> Draft | int
         show_mapping(session, draft)
         show_report(session, draft.report, problems)
     if draft.report.errors:
-        error = UsageError("checks_failed", errors=draft.report.errors, rows=draft.report.bad_rows)
+        rows = draft.report.bad_rows
+        code = "checks_failed" if rows else "checks_failed_set"
+        error = UsageError(code, errors=draft.report.errors, rows=rows)
         session.fail(error, **(report_json(session, draft.report, problems) if session.json else {}))
         return BAD_USE
     return draft
@@ -287,20 +298,44 @@ def _goes_on(job: Job, batch: BatchRecord, watched: Watched) -> bool:
     if watched.interrupted or watched.ending.cause is not None or not left or not done:
         return False
     tokens = round(watched.counts.tokens / done * left)
-    job.session.tell("sample_done", done=done, left=left, tokens=f"{tokens:,}", batch=batch.id)
+    job.session.tell(
+        "sample_done",
+        done=done,
+        left=left,
+        tokens=f"{tokens:,}",
+        batch=batch.id,
+        options=options_again(job.session, batch, job.output),
+    )
     return job.session.interactive and not job.yes and typer.confirm(job.session.say("ask_rest", rows=left))
 
 
 def _report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
     session, workbench = job.session, job.workbench
     batch = workbench.batches.find(batch.id)
-    workbench.export(batch, job.output, session.say)
+    trouble = _export(job, batch)
+    output = None if trouble else job.output
     counts = workbench.batches.counts(batch.id)
     seconds = watched.seconds if watched else 0.0
-    session.answer(summary_json(batch, counts, seconds, job.output))
+    summary = summary_json(batch, counts, seconds, output)
     if not session.json:
-        show_summary(session, workbench, batch, job.output, seconds)
+        show_summary(session, workbench, batch, output, seconds)
+    if trouble is not None:
+        session.fail(trouble, **summary)
+        session.tell(
+            "results_are_safe", folder=str(job.settings.data_dir), batch=batch.id, options=options_again(session, batch)
+        )
+        return NOT_WRITTEN
+    session.answer(summary)
     return _exit_code(batch, watched, counts.of(RowState.SUCCEEDED), counts.total, counts.done, sample=bool(job.sample))
+
+
+def _export(job: Job, batch: BatchRecord) -> UsageError | None:
+    """Write the results file, or say why it could not be: the rows have run all the same."""
+    try:
+        job.workbench.export(batch, job.output, job.session.say)
+    except UsageError as error:
+        return error
+    return None
 
 
 def _exit_code(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 OK = 0
 SOME_FAILED = 1
 BAD_USE = 2
+NOT_WRITTEN = 3
 INTERRUPTED = 130
 
 
@@ -30,6 +33,8 @@ class Session:
     say: Speech
     environ: Mapping[str, str]
     json: bool = False
+    data_dir: Path | None = None
+    """as typed: advice that leaves it out would not work"""
     out: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
     side: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
 
@@ -67,7 +72,15 @@ class Session:
             self.side.print(self.say("failed", text=text), style="red", markup=False)
 
     def error_text(self, error: RowmillError) -> str:
-        return self.say(f"error.{error.code}", **error.params)
+        return self.say(f"error.{error.code}", **{name: self._word(name, v) for name, v in error.params.items()})
+
+    def _word(self, name: str, value: object) -> object:
+        """A parameter as people read it."""
+        if name in ("detail", "reason") and self.say.knows(f"detail.{value}"):
+            return self.say(f"detail.{value}")
+        if name == "since" and isinstance(value, float):
+            return time.strftime("%Y-%m-%d %H:%M", time.localtime(value))
+        return value
 
     def problem_text(self, problem: Problem) -> str:
         """Where and what, on one line."""

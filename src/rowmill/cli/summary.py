@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rowmill.cli.given import options_again
 from rowmill.cli.watch import duration
 from rowmill.domain.batch import UNFINISHED, RowState
 from rowmill.domain.mapping import column_letter
@@ -55,7 +56,8 @@ def show_mapping(session: Session, draft: Draft) -> None:
         session.tell("mapping_empty", fields=", ".join(empty))
     if unused:
         session.tell("mapping_unused", columns=", ".join(unused[:20]) + (" …" if len(unused) > 20 else ""))  # noqa: PLR2004
-    session.tell("rows_checked", rows=draft.report.rows, blank=draft.report.blank)
+    code = "rows_checked" if draft.report.blank else "rows_checked_all"
+    session.tell(code, rows=draft.report.rows, blank=draft.report.blank)
 
 
 def show_summary(
@@ -73,7 +75,7 @@ def show_summary(
     _show_causes(session, workbench, batch)
     if output is not None:
         session.show(session.say("results_at", path=str(output)))
-    _show_next(session, batch, counts)
+    _show_next(session, batch, counts, options_again(session, batch, output))
 
 
 def _state_line(session: Session, batch: BatchRecord) -> str:
@@ -96,12 +98,12 @@ def _show_causes(session: Session, workbench: Workbench, batch: BatchRecord) -> 
         session.show(session.say("advice_line", advice=session.say(f"advice.{cause}")))
 
 
-def _show_next(session: Session, batch: BatchRecord, counts: Counts) -> None:
+def _show_next(session: Session, batch: BatchRecord, counts: Counts, options: str) -> None:
     if batch.state in UNFINISHED:
         if batch.reason and session.say.knows(f"advice.{batch.reason}"):
             session.show(session.say("advice_line", advice=session.say(f"advice.{batch.reason}")))
-        session.show(session.say("how_to_resume", batch=batch.id))
+        session.show(session.say("how_to_resume", batch=batch.id, options=options))
     if counts.of(RowState.FAILED, RowState.STOPPED):
-        session.show(session.say("how_to_retry", batch=batch.id))
+        session.show(session.say("how_to_retry", batch=batch.id, options=options))
     if counts.of(RowState.UNKNOWN):
-        session.show(session.say("how_to_resend", batch=batch.id))
+        session.show(session.say("how_to_resend", batch=batch.id, options=options))

@@ -212,6 +212,8 @@ class Settings:
     row_timeout: float = 1800.0
     lost_window: float = 300.0
     pinned_workflow: str | None = None
+    output: str | None = None
+    """where the results were to go: whoever goes on with the batch means the same file"""
 
     @classmethod
     def from_json(cls, known: dict[str, Any]) -> Settings:

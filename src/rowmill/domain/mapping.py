@@ -70,7 +70,9 @@ def make_mapping(
     """The mapping for a sheet. `asked` is field -> column (header or Excel letter), `constants` field -> text,
     `stamped` header -> variable from our own template. Raises MappingError for a field or column that is not there,
     a header that stands twice where it matters, and a required field that nothing feeds."""
-    _refuse_unknown_fields(form, [*(asked or {}), *(constants or {})])
+    names = [*(asked or {}), *(constants or {})]
+    _refuse_unknown_fields(form, names)
+    _refuse_twice(form, names)
     feeds = []
     for spec in form.fields:
         feed = _feed(form, spec, headers, asked or {}, constants or {}, stamped or {})
@@ -87,6 +89,16 @@ def _refuse_unknown_fields(form: Form, names: list[str]) -> None:
     for name in names:
         if find_field(form, name) is None:
             raise MappingError("field_unknown", field=name, fields=_listed([f.variable for f in form.fields]))
+
+
+def _refuse_twice(form: Form, names: list[str]) -> None:
+    """One field by two of its names, or from a column and from a constant: only one of them could win."""
+    seen = set()
+    for name in names:
+        spec = find_field(form, name)
+        if spec is not None and spec.variable in seen:
+            raise MappingError("field_twice", field=spec.title)
+        seen.add(spec.variable if spec else name)
 
 
 def find_field(form: Form, name: str) -> Field | None:

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rowmill.domain.cell import EXCEL_EXACT, Cell, CellError, JsonCell, as_text, is_empty
+from rowmill.domain.cell import EXCEL_EXACT, Cell, CellError, FormulaCell, JsonCell, as_text, is_empty
 from rowmill.domain.files import read_files
 from rowmill.domain.form import Field, FieldKind
 from rowmill.domain.problem import Severity
@@ -57,9 +57,20 @@ def read_cell(spec: Field, cell: Cell, schema_check: Callable[[str, Any], str | 
         return _wrong("json_wrong", detail="nested too deeply")
 
 
+def look_at(cell: Cell) -> Finding | None:
+    """What is wrong with a cell that no field takes. In jsonl long numbers are whole, and then most are no float."""
+    if isinstance(cell, FormulaCell):
+        return Finding("formula_uncalculated", {"found": _short(cell.text)}, Severity.WARNING)
+    if type(cell) in (int, float) and EXCEL_EXACT <= abs(cell) < math.inf and float(cell) == cell:  # type: ignore[arg-type,operator]
+        return Finding("digits_lost", {"found": str(int(cell))}, Severity.WARNING)  # type: ignore[arg-type]
+    return None
+
+
 def _read_any(spec: Field, cell: Cell, schema_check: Callable[[str, Any], str | None] | None) -> Reading:
     if isinstance(cell, CellError):
         return _wrong("error_cell", found=cell.text)
+    if isinstance(cell, FormulaCell):
+        return _wrong("formula_uncalculated", found=_short(cell.text))
     if is_empty(cell):
         return _read_nothing(spec)
     if _is_damaged(spec, cell):

@@ -162,22 +162,31 @@ class Grid:
             raise SheetError("sheet_empty")
         _check_size(end, request)
         self.before: list[Cell] = [None] * start[1]
+        self.width = end[1] + 1
         path = Path(request.path)
         self.errors: ErrorCells = find_error_cells(path, request.kind, book.sheet_names.index(name), name)
+        if max(self.errors, default=0) >= request.max_rows:
+            raise SheetError("sheet_too_many_rows", found=max(self.errors) + 1, limit=request.max_rows)
         self.to_cell = _ods_cell if request.kind == "ods" else _cell
 
     def records(self, after: int = 0) -> Iterator[list[Cell]]:
         """All rows below the one with number `after`."""
         to_cell = self.to_cell
+        index = -1
         for index, values in enumerate(self.sheet.iter_rows()):
-            if index < after:
-                continue
-            record = self.before + [to_cell(value) for value in values]
-            for column, text in self.errors.get(index, {}).items():
-                if column < len(record):
-                    record[column] = CellError(text)
-            self._check_cells(index, record)
-            yield record
+            if index >= after:
+                yield self._marked(index, self.before + [to_cell(value) for value in values])
+        # calamine ends where the last value is: below it there can be formulas without one.
+        for below in range(index + 1, max(self.errors, default=-1) + 1):
+            if below >= after:
+                yield self._marked(below, [None] * self.width)
+
+    def _marked(self, index: int, record: list[Cell]) -> list[Cell]:
+        for column, cell in self.errors.get(index, {}).items():
+            if column < len(record):
+                record[column] = cell
+        self._check_cells(index, record)
+        return record
 
     def _check_cells(self, index: int, record: list[Cell]) -> None:
         if _text_size(record) <= self.cell_chars:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rowmill.domain.cell import as_text
@@ -66,7 +67,8 @@ class CsvWriter:
         self._draft.finish()
 
     def abandon(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk refuses what is still in the buffer
+            self._file.close()
         self._draft.abandon()
 
     def _text(self, cell: Cell) -> str:
@@ -99,5 +101,6 @@ class JsonLinesWriter:
         self._draft.finish()
 
     def abandon(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk refuses what is still in the buffer
+            self._file.close()
         self._draft.abandon()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -18,6 +19,7 @@ from rowmill.sheets.excel import (
     MAX_UNITS,
     PIECE_UNITS,
     clean,
+    close_workbook,
     drop_workbook,
     new_sheet,
     new_workbook,
@@ -77,11 +79,12 @@ class XlsxWriter:
 
     def finish(self) -> None:
         self._long.add_to(self._book, self._bold)
-        self._book.close()
+        close_workbook(self._book)
         self._draft.finish()
 
     def abandon(self) -> None:
-        self._long.close()
+        with suppress(OSError):
+            self._long.close()
         drop_workbook(self._book)
         self._draft.abandon()
 

@@ -34,7 +34,8 @@ class Workbench:
     def write_template(self, info: AppInfo, path: Path, words: Words) -> None:
         """The workbook to be filled in. Raises UsageError where it cannot be written."""
         results.check_target(path)
-        self._tools.write_template(info.form, path, words, app_name=info.name)
+        with results.writing(path, "template_not_written"):
+            self._tools.write_template(info.form, path, words, app_name=info.name)
 
     def read_head(self, path: Path, sheet_name: str | None = None) -> SheetHead:
         """The headers of a sheet. Raises SheetError."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rowmill.domain.batch import RowState
 from rowmill.domain.cell import Cell, JsonCell, to_json
-from rowmill.domain.errors import UsageError
+from rowmill.domain.errors import UsageError, os_detail
 from rowmill.domain.outputs import flatten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator
 
     from rowmill.ports.store import BatchRecord, RowResult
     from rowmill.workbench.tools import Tools
@@ -35,6 +37,24 @@ def check_target(path: Path, sheet: Path | None = None) -> None:
         raise UsageError("output_is_folder", path=str(path))
     if sheet is not None and path.exists() and sheet.exists() and path.samefile(sheet):
         raise UsageError("output_is_sheet", path=str(path))
+    _try_folder(path.absolute().parent)
+
+
+def _try_folder(folder: Path) -> None:
+    """Only trying tells: permissions, read-only disks and quotas look alike from outside."""
+    try:
+        Path(tempfile.mkdtemp(prefix=".rowmill-", dir=folder)).rmdir()
+    except OSError as error:
+        raise UsageError("output_not_writable", path=str(folder), detail=os_detail(error)) from None
+
+
+@contextmanager
+def writing(path: Path, code: str = "results_not_written") -> Iterator[None]:
+    """What the disk refuses while a results file is written is about that file, not about the store under it."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(code, path=str(path), detail=os_detail(error)) from error
 
 
 def export(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str]) -> int:
@@ -47,14 +67,17 @@ def export(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], 
 
 
 def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> int:
-    writer, count = tools.open_lines(path), 0
+    with writing(path):
+        writer = tools.open_lines(path)
+    count = 0
     try:
-        with tools.store.snapshot(batch.id) as rows:
+        with tools.store.snapshot(batch.id) as rows, writing(path):
             for row in rows:
                 if row.state is not RowState.SKIPPED:
                     writer.write_raw(result_line(row))
                     count += 1
-        writer.finish()
+        with writing(path):
+            writer.finish()
     except BaseException:
         writer.abandon()
         raise
@@ -94,7 +117,7 @@ def _is_writable(text: str) -> bool:
 
 def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str]) -> int:
     count = 0
-    with tools.store.snapshot(batch.id) as rows:
+    with tools.store.snapshot(batch.id) as rows, writing(path):
         outputs = _output_columns(rows)
         headers = _headers(batch.headers, outputs, [words(f"column.{name}") for name in SERVICE_COLUMNS])
         writer = tools.open_table(path, headers, words("results.sheet"))
