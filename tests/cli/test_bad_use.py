@@ -117,7 +117,11 @@ SHEETS: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "unknown batch": (good, ["--resume", "zzzz"], "batch_unknown"),
     "unknown option": (good, ["--colour", "red"], "no_such_option"),
     "option without value": (good, ["--rows"], "option_needs_value"),
-    "concurrency 0": (good, ["--concurrency", "0"], "bad_value"),
+    "concurrency 0": (good, ["--concurrency", "0"], "bad_value_whole"),
+    "sample 0": (good, ["--sample", "0"], "bad_value_whole_from"),
+    "nearly an option": (good, ["--row", "1"], "no_such_option_near"),
+    "two sheets": (good, ["other.csv"], "too_many_arguments"),
+    "jsonl with a bad line": (csv('{"query": "x"}\n[]\n', "rows.jsonl"), [], "jsonl_bad_line"),
 }  # fmt: skip
 
 
@@ -188,9 +192,10 @@ USES = {
     "export zzzz": "missing_parameter",
     "retry zzzz": "batch_unknown",
     "template --base-url nonsense -o t.xlsx": "app_url_invalid",
-    "template --base-url http://127.0.0.1:1/v1 -o t.csv": "bad_value",
+    "template --base-url http://127.0.0.1:1/v1 -o t.csv": "template_ending",
     "fake-dify --profile 0.1": "profile_unknown",
-    "fake-dify --port seven": "bad_value",
+    "fake-dify --port seven": "bad_value_whole",
+    "fake-dify --fail-rate 2": "bad_value_number",
 }
 
 

@@ -172,7 +172,7 @@ def test_kind_of_a_link(link, types, endings, kind):
 
 def test_kind_refused_names_what_is_allowed():
     _, misfit = read_files(field("file", file_types=("image", "audio")), A)
-    assert misfit == ("file_kind_refused", {"found": ".pdf", "allowed": "image, audio"})
+    assert misfit == ("file_kind_refused", {"found": ".pdf", "allowed": ("image", "audio")})
 
 
 def test_scheme_is_written_small():

@@ -156,7 +156,7 @@ def test_a_sheet_by_name(tmp_path):
     assert values(path, "表二") == [(1,)]
     assert values(path, "sales2024 ") == [(0,)]
     assert values(path, "Hidden") == [("secret",)]
-    assert refusal(path, "x") == ("sheet_name_unknown", {"name": "x", "available": "Sales 2024, 表二"})
+    assert refusal(path, "x") == ("sheet_name_unknown", {"name": "x", "available": ("Sales 2024", "表二")})
 
 
 def test_nothing_in_it(book):

@@ -50,7 +50,7 @@ def fake_dify(
     from rowmill.testing.fake_dify import PROFILES, FakeDify, run_forever  # noqa: PLC0415 -- costs a start
 
     if profile not in PROFILES:
-        raise UsageError("profile_unknown", profile=profile, known=", ".join(PROFILES))
+        raise UsageError("profile_unknown", profile=profile, known=tuple(PROFILES))
     fake = FakeDify(
         profile=profile,
         latency_ms=latency_ms,

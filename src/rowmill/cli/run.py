@@ -155,7 +155,7 @@ def retry(
 def _put_back(job: Job, batch: BatchRecord, cause: str | None) -> int:
     known = {name for name, _, _ in job.workbench.batches.causes(batch.id)}
     if cause is not None and cause not in known:
-        raise UsageError("cause_unknown", cause=cause, known=", ".join(sorted(known)) or "–")
+        raise UsageError("cause_unknown", cause=cause, known=tuple(sorted(known)) or "–")
     count = job.workbench.batches.retry(batch, cause)
     job.session.tell("retry_rows", count=count, batch=batch.id)
     return count

@@ -53,9 +53,9 @@ def show_mapping(session: Session, draft: Draft) -> None:
     empty = [spec.title for spec in draft.batch.form.fields if spec.variable not in fed]
     unused = [h for i, h in enumerate(headers) if i not in draft.batch.mapping.columns_used() and h]
     if empty:
-        session.tell("mapping_empty", fields=", ".join(empty))
+        session.tell("mapping_empty", fields=session.say.listed(empty))
     if unused:
-        session.tell("mapping_unused", columns=", ".join(unused[:20]) + (" …" if len(unused) > 20 else ""))  # noqa: PLR2004
+        session.tell("mapping_unused", columns=session.say.listed(unused[:20]) + (" …" if len(unused) > 20 else ""))  # noqa: PLR2004
     code = "rows_checked" if draft.report.blank else "rows_checked_all"
     session.tell(code, rows=draft.report.rows, blank=draft.report.blank)
 
@@ -71,7 +71,7 @@ def show_summary(
             session.show(session.say("count_line", state=session.say(f"state.{state.value}"), count=f"{count:,}"))
     session.show(session.say("total_line", total=f"{counts.total:,}", tokens=f"{counts.tokens:,}"))
     if seconds:
-        session.show(session.say("time_line", time=duration(seconds)))
+        session.show(session.say("time_line", time=duration(session.say, seconds)))
     _show_causes(session, workbench, batch)
     if output is not None:
         session.show(session.say("results_at", path=str(output)))

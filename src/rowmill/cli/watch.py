@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rowmill.engine.batches import Engine
     from rowmill.engine.runner import Ending
     from rowmill.ports.store import BatchRecord
+    from rowmill.texts import Speech
     from rowmill.workbench import Workbench
 
 LOOK_EVERY = 0.25
@@ -182,18 +183,22 @@ def progress_line(session: Session, counts: Counts, speed: Speed) -> str:
     parts.append(session.say("progress.rate", rate=f"{speed.rate(now):.1f}"))
     eta = speed.eta(now, counts.total - counts.done)
     if eta is not None and counts.total > counts.done:
-        parts.append(session.say("progress.eta", soonest=duration(eta[0]), latest=duration(eta[1])))
+        soonest, latest = (duration(session.say, seconds) for seconds in eta)
+        code = "progress.eta" if soonest != latest else "progress.eta_one"
+        parts.append(session.say(code, soonest=soonest, latest=latest))
     if counts.tokens:
         parts.append(session.say("progress.tokens", tokens=f"{counts.tokens:,}"))
     return " · ".join(parts)
 
 
-def duration(seconds: float) -> str:
-    """`45s`, `12m`, `3h20m`."""
+def duration(say: Speech, seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`."""
     minutes = round(seconds / 60)
     if seconds < 90:  # noqa: PLR2004
-        return f"{round(seconds)}s"
-    return f"{minutes}m" if minutes < 90 else f"{minutes // 60}h{minutes % 60:02}m"  # noqa: PLR2004
+        return say("duration.seconds", seconds=round(seconds))
+    if minutes < 90:  # noqa: PLR2004
+        return say("duration.minutes", minutes=minutes)
+    return say("duration.hours", hours=minutes // 60, minutes=minutes % 60)
 
 
 async def _lines(session: Session, workbench: Workbench, batch: BatchRecord) -> None:

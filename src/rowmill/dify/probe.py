@@ -101,6 +101,8 @@ def _explain_parameters(base_url: str, info: dict[str, Any], failure: Failure) -
 
 def _explain_rest(base_url: str, failure: Failure) -> AppError:
     if failure.kind is FailureKind.NOT_SENT or failure.code == "reply_lost":
+        if failure.code == "tls_refused":
+            return AppError("app_tls_refused", url=base_url, detail=failure.message)
         return AppError("app_unreachable", url=base_url, reason=failure.code, detail=failure.message)
     if failure.code == "no_answer":
         return AppError("app_no_answer", url=base_url)

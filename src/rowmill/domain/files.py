@@ -87,5 +87,5 @@ def _typed(spec: Field, url: str) -> tuple[dict[str, Any] | None, Misfit | None]
     ):
         kind = "custom"
     if kind is None or (spec.file_types and kind not in spec.file_types):
-        return None, ("file_kind_refused", {"found": f".{ending}", "allowed": ", ".join(spec.file_types)})
+        return None, ("file_kind_refused", {"found": f".{ending}", "allowed": spec.file_types})
     return {"transfer_method": "remote_url", "url": url, "type": kind}, None

@@ -207,10 +207,10 @@ def _letter_index(letters: str) -> int | None:
     return index - 1
 
 
-def _letters(indexes: list[int]) -> str:
-    return ", ".join(column_letter(i) for i in indexes)
+def _letters(indexes: list[int]) -> tuple[str, ...]:
+    return tuple(column_letter(i) for i in indexes)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> tuple[str, ...]:
     named = [name for name in names if name]
-    return ", ".join(named[:30]) + (" …" if len(named) > 30 else "")  # noqa: PLR2004
+    return (*named[:30], *(["…"] if len(named) > 30 else []))  # noqa: PLR2004

@@ -89,7 +89,7 @@ def _read_nothing(spec: Field) -> Reading:
         return _wrong("required_missing", kind=spec.kind.value)
     if spec.kind is FieldKind.SELECT and spec.default is not None and spec.options and spec.default not in spec.options:
         # Dify then puts its stored default in ("" in old apps) and refuses it: an option must be named.
-        return _wrong("select_needs_choice", options=", ".join(spec.options))
+        return _wrong("select_needs_choice", options=spec.options)
     return ABSENT
 
 
@@ -137,7 +137,7 @@ def _read_select(spec: Field, cell: Cell) -> Reading:
     near = next((o for o in spec.options if o.strip().casefold() == text.strip().casefold()), None)
     if near is not None:
         return _wrong("option_spelling", found=text, near=near)
-    return _wrong("option_unknown", found=_short(text), options=_short(", ".join(spec.options), 200))
+    return _wrong("option_unknown", found=_short(text), options=_some(spec.options))
 
 
 def _read_number(spec: Field, cell: Cell) -> Reading:
@@ -211,6 +211,17 @@ _READERS: dict[FieldKind, Callable[[Field, Cell], Reading]] = {
     FieldKind.FILE: _read_file,
     FieldKind.FILE_LIST: _read_file,
 }
+
+
+def _some(options: tuple[str, ...], limit: int = 200) -> tuple[str, ...]:
+    """As many as a line holds."""
+    kept: list[str] = []
+    for option in options:
+        left = limit - sum(map(len, kept))
+        if len(option) > left:
+            return (*kept, "…" if kept else _short(option, limit))
+        kept.append(option)
+    return tuple(kept)
 
 
 def _short(text: str, limit: int = 60) -> str:

@@ -13,7 +13,7 @@ Every SheetError that reading raises, with its parameters:
     csv and tsv       csv_nul(row)  csv_quote_open(row)  csv_field_too_long(row, limit)
                       csv_row_too_wide(row, found, headers)  csv_encoding_unknown()  csv_encoding_name(encoding)
                       csv_encoding_wrong(encoding)
-    jsonl             jsonl_bad_line(row, detail)  jsonl_line_too_long(row, limit)
+    jsonl             jsonl_bad_line(line, detail)  jsonl_line_too_long(line, limit)
 
 Bytes for `size` and for the limit beside it; columns are counted from 1.
 """

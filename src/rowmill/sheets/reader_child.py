@@ -143,7 +143,7 @@ def _chosen(book: calamine.CalamineWorkbook, offered: list[str], wanted: str | N
         return wanted
     alike = [name for name in offered if _loosely(name) == _loosely(wanted)]
     if not alike:
-        raise SheetError("sheet_name_unknown", name=wanted, available=", ".join(offered))
+        raise SheetError("sheet_name_unknown", name=wanted, available=tuple(offered))
     return alike[0]
 
 

@@ -82,7 +82,8 @@ class _Child:
             message: dict[str, Any] = orjson.loads(line)
             if "error" in message:
                 self.end()
-                raise SheetError(message["error"], **message["params"])
+                params = message["params"].items()
+                raise SheetError(message["error"], **{k: tuple(v) if isinstance(v, list) else v for k, v in params})
             if "end" in message:
                 return
             yield message

@@ -41,7 +41,7 @@ class Batches:
         """A batch by its id or the first letters of it. Raises UsageError."""
         ids = self._tools.store.find_batch_ids(batch_id)
         if len(ids) > 1 and batch_id not in ids:
-            raise UsageError("batch_ambiguous", batch=batch_id, found=", ".join(ids[:10]))
+            raise UsageError("batch_ambiguous", batch=batch_id, found=tuple(ids[:10]))
         batch = self._tools.store.batch(batch_id if batch_id in ids else ids[0]) if ids else None
         if batch is None:
             raise UsageError("batch_unknown", batch=batch_id)

@@ -30,7 +30,7 @@ REST = "more_outputs"
 def check_target(path: Path, sheet: Path | None = None) -> None:
     """Raises UsageError where results cannot be written, before a row is paid for."""
     if path.suffix.lower() not in ENDINGS:
-        raise UsageError("output_ending", path=str(path), endings=", ".join(ENDINGS))
+        raise UsageError("output_ending", path=str(path), endings=ENDINGS)
     if not path.absolute().parent.is_dir():
         raise UsageError("output_folder_missing", path=str(path.absolute().parent))
     if path.is_dir():
