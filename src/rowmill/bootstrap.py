@@ -16,9 +16,11 @@ from rowmill.dify.versions import recovery
 from rowmill.domain.errors import UsageError, os_detail
 from rowmill.engine.batches import Engine
 from rowmill.engine.clock import SystemClock
+from rowmill.ports.sheets import Words
 from rowmill.sheets.read import Sheets
 from rowmill.sheets.template import write_template
 from rowmill.sheets.write import JsonLinesWriter, open_writer
+from rowmill.sheets.write_xlsx import RESULT_TEXTS
 from rowmill.store.lock import RunnerLock
 from rowmill.store.seal import KEY_FILE_VARIABLE, KEY_VARIABLE, Seal, load_key
 from rowmill.store.sent import SentFile
@@ -27,7 +29,7 @@ from rowmill.workbench import Workbench
 from rowmill.workbench.tools import Tools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from rowmill.domain.form import Mode
@@ -101,8 +103,9 @@ def _connect(base_url: str, api_key: str, mode: Mode, row_timeout: float) -> Dif
     return DifyClient(base_url, api_key, mode, deadlines=Deadlines(run=row_timeout))
 
 
-def _open_table(path: Path, headers: Sequence[str], sheet_name: str) -> ResultWriter:
-    return open_writer(path, headers, sheet_name=sheet_name)
+def _open_table(path: Path, headers: Sequence[str], words: Callable[[str], str], raw: bool) -> ResultWriter:
+    say = Words({code: words(code) for code in RESULT_TEXTS})
+    return open_writer(path, headers, sheet_name=words("results.sheet"), words=say, guard_formulas=not raw)
 
 
 @lru_cache(maxsize=64)

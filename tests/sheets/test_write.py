@@ -161,7 +161,26 @@ def test_the_bytes_of_csv(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["=1+1", "+x", "-x", "@x", "\tx", "\rx", "\nx", "＝1", "＋1", "－1", "＠x", "-1+1", "+-1", "=", "-1 "]
+    "text",
+    [
+        "=1+1",
+        "+x",
+        "-x",
+        "@x",
+        "\tx",
+        "\rx",
+        "\nx",
+        "＝1",
+        "＋1",
+        "－1",
+        "＠x",
+        "-1+1",
+        "+-1",
+        "=",
+        "-1a",
+        "+A1",
+        "- x",
+    ],
 )
 def test_formulas_in_csv_are_guarded(tmp_path, text):
     path = write(tmp_path / "a.csv", ["=h", "x"], [[text, "x"]])
@@ -170,7 +189,24 @@ def test_formulas_in_csv_are_guarded(tmp_path, text):
     assert values(write(tmp_path / "b.csv", ["h", "x"], [[text, "x"]], guard_formulas=False)) == [(text, "x")]
 
 
-@pytest.mark.parametrize("text", ["-1", "+1.5", "-1e-5", "x=1", "a-b", "1-2", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-1",
+        "+1.5",
+        "-1e-5",
+        "x=1",
+        "a-b",
+        "1-2",
+        "",
+        "+49 170 1234",
+        "+1 (555) 010-99",
+        "+(49) 30/12",
+        "-",
+        "---",
+        "-1 ",
+    ],
+)
 def test_plain_numbers_and_other_text_are_not(text):
     assert guarded(text) == text
 

@@ -16,6 +16,7 @@ from rowmill.cli.run import guarantee_code
 from rowmill.cli.session import Session
 from rowmill.cli.summary import counts_json, show_summary, summary_json
 from rowmill.cli.watch import run_loop
+from rowmill.domain.batch import UNFINISHED
 from rowmill.domain.errors import UsageError
 from rowmill.domain.form import QUERY, FieldKind, form_to_json
 from rowmill.ports.sheets import Words
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from rowmill.ports.store import BatchSummary
 
 Target = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="help.output")]
+Raw = Annotated[bool, typer.Option("--raw", help="help.raw")]
 TemplateTarget = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="help.template_output")]
 
 
@@ -94,6 +96,7 @@ def export(
     context: typer.Context,
     batch_id: options.BatchId,
     output: Target,
+    raw: Raw = False,
     data_dir: options.DataDir = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -103,9 +106,13 @@ def export(
     with open_workbench(settings_for(session, data_dir)) as workbench:
         batch = workbench.batches.find(batch_id)
         check_target(output, Path(batch.sheet_path))
-        rows = workbench.export(batch, output, session.say)
-    session.answer({"batch": batch.id, "rows": rows, "output": str(output)})
-    session.show(session.say("exported", rows=f"{rows:,}", path=str(output)))
+        done = workbench.export(batch, output, session.say.raw, raw=raw)
+        counts = workbench.batches.counts(batch.id)
+    session.answer({"batch": batch.id, "rows": done.rows, "blank_left_out": done.left_out, "output": str(output)})
+    code = "exported_without_blank" if done.left_out else "exported"
+    session.show(session.say(code, rows=f"{done.rows:,}", blank=f"{done.left_out:,}", path=str(output)))
+    if batch.state in UNFINISHED:
+        session.show(session.say("exported_unfinished", done=f"{counts.done:,}", total=f"{counts.total:,}"))
 
 
 def template(

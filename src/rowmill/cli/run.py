@@ -332,7 +332,7 @@ def _report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
 def _export(job: Job, batch: BatchRecord) -> UsageError | None:
     """Write the results file, or say why it could not be: the rows have run all the same."""
     try:
-        job.workbench.export(batch, job.output, job.session.say)
+        job.workbench.export(batch, job.output, job.session.say.raw)
     except UsageError as error:
         return error
     return None

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from rowmill.domain.cell import Cell
     from rowmill.ports.sheets import ResultWriter
 
-# What a spreadsheet takes for the beginning of a formula, also after it has turned full-width signs into plain ones.
+# What a spreadsheet takes for the beginning of a formula, also after it has turned full-width signs into plain ones
+# (the list of OWASP).
 FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
-PLAIN_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
+# Numbers, telephone numbers and dashes: a sign and then nothing that could name a function or a cell.
+HARMLESS = re.compile(r"[+-][ (]?\d[\d ()/.\-]*|-+|[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 def open_writer(
@@ -80,7 +82,7 @@ class CsvWriter:
 
 def guarded(text: str) -> str:
     """The text with `'` before it if a spreadsheet would run it."""
-    if text.startswith(FORMULA_STARTS) and not PLAIN_NUMBER.fullmatch(text):
+    if text.startswith(FORMULA_STARTS) and not HARMLESS.fullmatch(text):
         return f"'{text}"
     return text
 

@@ -51,6 +51,9 @@ ENGLISH = {
 }
 
 
+RESULT_TEXTS = tuple(ENGLISH)
+
+
 class XlsxWriter:
     """Continues in further sheets when one is full; texts too long for a cell go to a sheet of their own."""
 

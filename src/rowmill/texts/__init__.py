@@ -43,6 +43,10 @@ class Speech:
             return ""
         return self.listed(value) if isinstance(value, tuple | list) else value
 
+    def raw(self, code: str) -> str:
+        """The text with its parameters still in it, for whoever fills them in."""
+        return self._texts.get(code, code)
+
     def knows(self, code: str) -> bool:
         return code in self._texts
 

@@ -59,9 +59,11 @@ class Workbench:
         """Nothing of the draft is kept."""
         self._tools.store.drop_batch(draft.batch.id)
 
-    def export(self, batch: BatchRecord, path: Path, words: Callable[[str], str]) -> int:
+    def export(
+        self, batch: BatchRecord, path: Path, words: Callable[[str], str], *, raw: bool = False
+    ) -> results.Exported:
         """See results.export. While the batch runs, too."""
-        return results.export(self._tools, batch, path, words)
+        return results.export(self._tools, batch, path, words, raw=raw)
 
     def close(self) -> None:
         self._tools.store.close()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rowmill.domain.batch import RowState
-from rowmill.domain.cell import Cell, JsonCell, to_json
+from rowmill.domain.cell import Cell, JsonCell, as_text, to_json
 from rowmill.domain.errors import UsageError, os_detail
+from rowmill.domain.mapping import column_letter
 from rowmill.domain.outputs import flatten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rowmill.ports.store import BatchRecord, RowResult
     from rowmill.workbench.tools import Tools
@@ -57,36 +60,60 @@ def writing(path: Path, code: str = "results_not_written") -> Iterator[None]:
         raise UsageError(code, path=str(path), detail=os_detail(error)) from error
 
 
-def export(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str]) -> int:
-    """Write all rows as they are now, from one consistent reading; returns how many. `words` gives the texts
-    `column.<name>` and `state.<name>`. Nothing stands under `path` before the file is whole."""
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Rows in the file that are no blank ones, and blank ones that are not in it: jsonl has no place for them."""
+
+    rows: int
+    left_out: int = 0
+
+
+def export(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str], *, raw: bool = False) -> Exported:
+    """Write all rows as they are now, from one consistent reading. `words` gives the texts `column.<name>` and
+    `state.<name>`; `raw` writes csv without protection from formulas. Nothing stands under `path` before the file is
+    whole."""
     check_target(path)
     if path.suffix.lower() == ".jsonl":
         return _export_lines(tools, batch, path)
-    return _export_table(tools, batch, path, words)
+    return _export_table(tools, batch, path, words, raw=raw)
 
 
-def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> int:
+def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> Exported:
     with writing(path):
         writer = tools.open_lines(path)
-    count = 0
+    names = column_keys(batch.headers)
+    count = blank = 0
     try:
         with tools.store.snapshot(batch.id) as rows, writing(path):
             for row in rows:
-                if row.state is not RowState.SKIPPED:
-                    writer.write_raw(result_line(row))
-                    count += 1
+                if row.state is RowState.SKIPPED:
+                    blank += 1
+                    continue
+                writer.write_raw(result_line(row, names))
+                count += 1
         with writing(path):
             writer.finish()
     except BaseException:
         writer.abandon()
         raise
-    return count
+    return Exported(count, blank)
 
 
-def result_line(row: RowResult) -> bytes:
-    """One row as a JSON object on one line. Dify's outputs stand in it as they came."""
-    head = {"row": row.number, "status": row.state.value, "inputs": row.inputs}
+def column_keys(headers: Sequence[str]) -> list[str]:
+    """A name for each column of the sheet: its header, with the letter where that is empty or stands twice."""
+    keys = []
+    for index, header in enumerate(headers):
+        letter = column_letter(index)
+        twice = headers.count(header) > 1
+        keys.append(f"{header} ({letter})" if header and twice else header or letter)
+    return keys
+
+
+def result_line(row: RowResult, names: Sequence[str]) -> bytes:
+    """One row as a JSON object on one line. Dify's outputs stand in it as they came. `names`: of the sheet's own
+    columns, whose cells stand under `cells`."""
+    cells = {name: _plain(cell) for name, cell in zip(names, row.cells, strict=False)}
+    head = {"row": row.number, "status": row.state.value, "cells": cells, "inputs": row.inputs}
     tail = {
         "error": row.error,
         "cause": row.cause,
@@ -99,6 +126,14 @@ def result_line(row: RowResult) -> bytes:
     outputs = (row.outputs or "null").replace("\n", " ").replace("\r", " ")
     line = f'{_dumps(head)[:-1]},"outputs":{outputs},{_dumps(tail)[1:]}'
     return line.encode("utf-8", "backslashreplace")
+
+
+def _plain(cell: Cell) -> Any:
+    """As JSON has it; dates, errors and formulas as their texts."""
+    if isinstance(cell, JsonCell):
+        return cell.value
+    finite = isinstance(cell, float) and math.isfinite(cell)
+    return cell if cell is None or isinstance(cell, str | bool | int) or finite else as_text(cell)
 
 
 def _dumps(value: Any) -> str:
@@ -115,21 +150,22 @@ def _is_writable(text: str) -> bool:
     return True
 
 
-def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str]) -> int:
+def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str], *, raw: bool) -> Exported:
     count = 0
     with tools.store.snapshot(batch.id) as rows, writing(path):
         outputs = _output_columns(rows)
         headers = _headers(batch.headers, outputs, [words(f"column.{name}") for name in SERVICE_COLUMNS])
-        writer = tools.open_table(path, headers, words("results.sheet"))
+        writer = tools.open_table(path, headers, words, raw)
         try:
             for row in rows:
-                writer.write(_cells(row, len(batch.headers), outputs, words))
+                cells = _cells(row, len(batch.headers), outputs, words)
+                writer.write([*cells, *[None] * (len(headers) - len(cells))])
                 count += row.state is not RowState.SKIPPED
             writer.finish()
         except BaseException:
             writer.abandon()
             raise
-    return count
+    return Exported(count)
 
 
 def _output_columns(rows: Iterable[RowResult]) -> list[str]:
