@@ -121,7 +121,7 @@ def test_an_input_named_query_is_not_the_question():
     mapping = make_mapping(both, ["sys.query", "query"])
     assert feeds(mapping) == [(QUERY, "variable", 0), ("query", "variable", 1)]
     assert find_field(both, "query").label == "Search"
-    assert refusal(both, ["query"])[0] == "required_not_mapped"
+    assert refusal(both, ["query"])[0] == "query_not_mapped"
 
 
 TWINS = form(field(variable="a", label="Text"), field(variable="b", label="Text"))

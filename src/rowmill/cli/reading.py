@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rowmill.bootstrap import open_workbench
 from rowmill.cli import options
+from rowmill.cli.asking import may_replace
 from rowmill.cli.given import key_from, settings_for
 from rowmill.cli.run import guarantee_code
 from rowmill.cli.session import Session
@@ -106,6 +107,9 @@ def export(
     with open_workbench(settings_for(session, data_dir)) as workbench:
         batch = workbench.batches.find(batch_id)
         check_target(output, Path(batch.sheet_path))
+        if not may_replace(session, output, batch.settings.output):
+            session.tell("nothing_written")
+            return
         done = workbench.export(batch, output, session.say.raw, raw=raw)
         counts = workbench.batches.counts(batch.id)
     session.answer({"batch": batch.id, "rows": done.rows, "blank_left_out": done.left_out, "output": str(output)})

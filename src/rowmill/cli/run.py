@@ -10,6 +10,7 @@ import typer
 
 from rowmill.bootstrap import open_runner
 from rowmill.cli import options
+from rowmill.cli.asking import may_replace, may_run, may_run_again
 from rowmill.cli.findings import ProblemFile, problem_file, report_json, show_report
 from rowmill.cli.given import (
     default_output,
@@ -33,6 +34,7 @@ from rowmill.workbench.results import check_target
 if TYPE_CHECKING:
     from rowmill.engine.batches import Engine
     from rowmill.ports.dify import AppInfo
+    from rowmill.ports.sheets import SheetHead
     from rowmill.ports.store import AppRecord, BatchRecord, BatchSummary
     from rowmill.settings import Settings as AppSettings
 
@@ -144,21 +146,29 @@ def retry(
         target = output or remembered_output(batch)
         check_target(target, Path(batch.sheet_path))
         job = Job(session, settings, workbench, engine, key, target, yes)
-        batch = _ready(job, batch)
-        count = _put_back(job, batch, cause)
-        if count == 0:
-            session.tell("retry_none", batch=batch.id)
-        code = _run_and_report(job, workbench.batches.find(batch.id), concurrency)
+        code = _retry(job, batch, cause, concurrency)
     raise typer.Exit(code)
 
 
-def _put_back(job: Job, batch: BatchRecord, cause: str | None) -> int:
+def _retry(job: Job, batch: BatchRecord, cause: str | None, concurrency: int | None) -> int:
+    session, batches = job.session, job.workbench.batches
+    _refuse_unknown_cause(job, batch, cause)
+    if not batches.retryable(batch.id, cause):
+        session.tell("retry_none", batch=batch.id)
+        session.answer(summary_json(batch, batches.counts(batch.id), 0.0, None))
+        return OK
+    if not may_replace(session, job.output, batch.settings.output, yes=job.yes):
+        session.tell("nothing_sent")
+        return OK
+    batch = _ready(job, batch)
+    session.tell("retry_rows", count=batches.retry(batch, cause), batch=batch.id)
+    return _run_and_report(job, batches.find(batch.id), concurrency)
+
+
+def _refuse_unknown_cause(job: Job, batch: BatchRecord, cause: str | None) -> None:
     known = {name for name, _, _ in job.workbench.batches.causes(batch.id)}
     if cause is not None and cause not in known:
         raise UsageError("cause_unknown", cause=cause, known=tuple(sorted(known)) or "–")
-    count = job.workbench.batches.retry(batch, cause)
-    job.session.tell("retry_rows", count=count, batch=batch.id)
-    return count
 
 
 def _batch_settings(settings: AppSettings, output: Path) -> Settings:
@@ -183,15 +193,24 @@ def _start(job: Job, order: Order, base_url: str, *, new: bool) -> int:
     left = [] if new else workbench.batches.unfinished(app.id, workbench.digest(order.path), head.sheet_name)
     if left:
         return _offer_resume(job, left[0])
+    if not (may_replace(session, job.output, None, yes=job.yes) and (new or _may_run_again(job, order, app, head))):
+        session.tell("nothing_sent")
+        return OK
     draft_or_code = _check(job, order, app, info)
     if isinstance(draft_or_code, int):
         return draft_or_code
     draft = draft_or_code
-    if session.interactive and not job.yes and not _confirm(session, draft):
+    asked = session.interactive and not job.yes
+    if asked and not may_run(session, draft.report.rows, app.name, job.sample):
         workbench.discard(draft)
         session.tell("nothing_sent")
         return OK
     return _run_and_report(job, workbench.accept(draft), None)
+
+
+def _may_run_again(job: Job, order: Order, app: AppRecord, head: SheetHead) -> bool:
+    before = job.workbench.batches.finished(app, job.workbench.digest(order.path), head.sheet_name)
+    return may_run_again(job.session, before, yes=job.yes)
 
 
 def _show_app(session: Session, app: AppRecord, info: AppInfo) -> None:
@@ -219,6 +238,9 @@ def _offer_resume(job: Job, left: BatchSummary) -> int:
             if not job.named:
                 job.output = remembered_output(job.workbench.batches.find(left.id))
             return _resume(job, left.id, None, None, None)
+        session.tell("resume_declined")
+        session.tell("nothing_sent")
+        return OK
     raise UsageError("unfinished_batch", batch=left.id, done=counts.done, total=counts.total)
 
 
@@ -250,10 +272,6 @@ def _draft(job: Job, order: Order, app: AppRecord, info: AppInfo, problems: Prob
         )
 
 
-def _confirm(session: Session, draft: Draft) -> bool:
-    return typer.confirm(session.say("ask_run", rows=draft.report.rows, app=draft.batch.app.name), default=True)
-
-
 # ── an old batch ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -264,6 +282,9 @@ def _resume(job: Job, batch_id: str, sheet: Path | None, base_url: str | None, c
         raise UsageError("resume_other_sheet", batch=batch.id, sheet=batch.sheet_path, given=str(sheet))
     if base_url is not None and tidy_url(base_url) != batch.app.base_url:
         raise UsageError("resume_other_url", batch=batch.id, url=batch.app.base_url)
+    if not may_replace(job.session, job.output, batch.settings.output, yes=job.yes):
+        job.session.tell("nothing_sent")
+        return OK
     if batch.state not in UNFINISHED:
         job.session.tell("already_done", batch=batch.id, state=job.session.say(f"batch_state.{batch.state.value}"))
         return _report(job, batch, None)

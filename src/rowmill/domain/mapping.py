@@ -78,6 +78,8 @@ def make_mapping(
         feed = _feed(form, spec, headers, asked or {}, constants or {}, stamped or {})
         if feed is not None:
             feeds.append(feed)
+        elif spec.required and spec.variable == QUERY:
+            raise MappingError("query_not_mapped", columns=_listed(headers))
         elif spec.required:
             raise MappingError(
                 "required_not_mapped", field=spec.title, variable=spec.variable, columns=_listed(headers)

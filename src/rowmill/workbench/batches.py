@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rowmill.domain.batch import BatchMove, BatchState, RowState
+from rowmill.domain.batch import UNFINISHED, BatchMove, BatchState, RowState
 from rowmill.domain.errors import UsageError
 from rowmill.workbench.apps import app_id
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rowmill.engine.batches import Engine
     from rowmill.engine.runner import Ending
     from rowmill.ports.dify import AppInfo
-    from rowmill.ports.store import BatchRecord, BatchSummary
+    from rowmill.ports.store import AppRecord, BatchRecord, BatchSummary
     from rowmill.workbench.apps import Apps
     from rowmill.workbench.tools import Tools
 
@@ -50,6 +50,26 @@ class Batches:
     def unfinished(self, app_id: str, sheet_digest: str, sheet_name: str) -> list[BatchSummary]:
         """Batches of the same sheet on the same app that have not come to their end."""
         return self._tools.store.unfinished(app_id, sheet_digest, sheet_name)
+
+    def finished(self, app: AppRecord, sheet_digest: str, sheet_name: str) -> BatchSummary | None:
+        """The newest batch that has run the same sheet on the same app to its end."""
+        for summary in self.all():
+            if summary.state in UNFINISHED or summary.base_url != app.base_url:
+                continue
+            batch = self._tools.store.batch(summary.id)
+            if batch is None or batch.app.id != app.id or not summary.counts.done:
+                continue
+            if (batch.sheet_digest, batch.sheet_name) == (sheet_digest, sheet_name):
+                return summary
+        return None
+
+    def retryable(self, batch_id: str, cause: str | None) -> int:
+        """How many rows `retry` would put back."""
+        states = [RowState.FAILED, RowState.STOPPED]
+        if cause is None:
+            return self.counts(batch_id).of(*states)
+        states.append(RowState.UNKNOWN)
+        return sum(rows for name, state, rows in self.causes(batch_id) if name == cause and state in states)
 
     def counts(self, batch_id: str) -> Counts:
         return self._tools.store.counts(batch_id)
