@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from pathlib import Path
 
@@ -119,3 +120,27 @@ def test_plurals() -> None:
     assert say("problems_head.error", count=1, rows=1) == "1 problem in 1 row:"
     assert say("problems_head.error", count=4, rows=2) == "4 problems in 2 rows:"
     assert say("problem_line", text={}) == "    {}"
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_fake_on_a_port_that_is_taken(rowmill: Caller, lang: str, more: list[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        called = rowmill("fake-dify", "--port", taken.getsockname()[1], "--lang", lang, *more)
+    assert called.code == 2
+    if more:
+        assert called.json["error"]["code"] == "port_taken"
+    else:
+        assert called.out == ""
+    assert ("another program listens there" if lang == "en" else "已有其他程序在监听") in called.text
+
+
+def test_fake_says_where_it_is_once_it_is_there(rowmill: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rowmill.testing.fake_dify.server.uvicorn.Server.serve", leave)
+    called = rowmill("fake-dify", "--port", "0", "--json")
+    assert re.fullmatch(r"http://127.0.0.1:[1-9]\d*/v1", called.json["url"])
