@@ -293,3 +293,16 @@ def test_csv_round_trip(tmp_path, table):
 @given(st.text(string.printable, max_size=20))
 def test_guarded_text_never_starts_a_formula(text):
     assert guarded(text)[:1] not in set("=@\t\r\n") or text == ""
+
+
+def test_columns_are_as_wide_as_their_texts(tmp_path):
+    rows = [
+        ["x", "y" * 500, "中文" * 10, "a\nlonger line of text"],
+        ["z" * 20, None, None, None],
+        *[["w"]] * 100,
+        ["v" * 50],
+    ]
+    path = write(tmp_path / "a.xlsx", ["a", "b", "c", "d"], rows)
+    sheet = openpyxl.load_workbook(path).worksheets[0]
+    widths = [round(sheet.column_dimensions[letter].width) for letter in "ABCD"]
+    assert widths == [22, 61, 42, 21], "the first hundred rows tell"

@@ -19,4 +19,5 @@ Concurrency = Annotated[
 ]
 Retries = Annotated[int | None, typer.Option("--retries", metavar="N", min=0, max=20, help="help.retries")]
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="help.batch")]
+HeaderRow = Annotated[int | None, typer.Option("--header-row", metavar="N", min=1, help="help.header_row")]
 SheetName = Annotated[str | None, typer.Option("--sheet", metavar="NAME", help="help.sheet_name")]

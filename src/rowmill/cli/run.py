@@ -77,6 +77,7 @@ def run(
     api_key: options.ApiKey = None,
     output: options.Output = None,
     sheet_name: options.SheetName = None,
+    header_row: options.HeaderRow = None,
     maps: Maps = None,
     sets: Sets = None,
     concurrency: options.Concurrency = None,
@@ -117,6 +118,7 @@ def run(
                 sheet_name,
                 pairs("--map", maps),
                 pairs("--set", sets),
+                header_row,
                 row_range(rows),
                 _batch_settings(settings, target),
             )
@@ -186,7 +188,7 @@ def _batch_settings(settings: AppSettings, output: Path) -> Settings:
 
 def _start(job: Job, order: Order, base_url: str, *, new: bool) -> int:
     session, workbench = job.session, job.workbench
-    head = workbench.read_head(order.path, order.sheet_name)
+    head = workbench.read_head(order.path, order.sheet_name, order.header_row)
     assert job.key is not None
     app, info = run_loop(workbench.apps.register(base_url, job.key))
     _show_app(session, app, info)

@@ -72,7 +72,9 @@ class Session:
             self.side.print(self.say("failed", text=text), style="red", markup=False)
 
     def error_text(self, error: RowmillError) -> str:
-        return self.say(f"error.{error.code}", **{name: self._word(name, v) for name, v in error.params.items()})
+        params = {name: self._word(name, value) for name, value in error.params.items()}
+        hints = (self.say(f"hint.{name}", **params) for name in params if self.say.knows(f"hint.{name}"))
+        return " ".join([self.say(f"error.{error.code}", **params), *hints])
 
     def _word(self, name: str, value: object) -> object:
         """A parameter as people read it."""

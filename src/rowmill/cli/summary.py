@@ -56,6 +56,9 @@ def show_mapping(session: Session, draft: Draft) -> None:
         session.tell("mapping_empty", fields=session.say.listed(empty))
     if unused:
         session.tell("mapping_unused", columns=session.say.listed(unused[:20]) + (" …" if len(unused) > 20 else ""))  # noqa: PLR2004
+    for code, detail in draft.head.notes:
+        if code == "hidden_rows":
+            session.warn("hidden_rows", count=detail)
     code = "rows_checked" if draft.report.blank else "rows_checked_all"
     session.tell(code, rows=draft.report.rows, blank=draft.report.blank)
 

@@ -32,6 +32,8 @@ LONGEST_CELL = 1 << 16
 XLSX_CELL = re.compile(rb"""<(?:\w+:)?c\s([^<>]*?\bt=["']e["'][^<>]*)(?<!/)>(.*?)</(?:\w+:)?c>""", re.DOTALL)
 PLACE = re.compile(rb"""(?:^|\s)r=["']([A-Z]{1,3})(\d{1,7})["']""")
 VALUE = re.compile(rb"<(?:\w+:)?v>([^<]*)</")
+HIDDEN_ROW = re.compile(rb"""<(?:\w+:)?row\s[^<>]*\bhidden=["'](?:1|true)["'][^<>]*>""")
+ROW_NUMBER = re.compile(rb"""\sr=["'](\d{1,7})["']""")
 MOST_ERRORS = 2_000_000
 # The end of a formula cell without a value: <f>…</f></c>, <f>…</f><v/></c>, <f>…</f><v></v></c>, or <f …/> for one
 # whose text stands in another cell.
@@ -49,10 +51,11 @@ class _NoPlaceError(Exception):
     """A cell without its address: legal, and then only counting tells where it is."""
 
 
-def find_error_cells(path: Path, kind: str, sheet_index: int, sheet_name: str) -> ErrorCells:
+def find_error_cells(path: Path, kind: str, sheet_index: int, sheet_name: str) -> tuple[ErrorCells, set[int]]:
+    """The cells, and which rows (from 0) are hidden: by hand or by a filter. Of ods no hidden rows are found."""
     with zipfile.ZipFile(path) as archive:
         if kind == "ods":
-            return _in_ods(archive, sheet_name)
+            return _in_ods(archive, sheet_name), set()
         return _in_xlsx(archive, _sheet_part(archive, sheet_index))
 
 
@@ -64,18 +67,21 @@ def _in_ods(archive: zipfile.ZipFile, sheet_name: str) -> ErrorCells:
     return _walk(archive, part, OdsWalk(sheet_name))
 
 
-def _in_xlsx(archive: zipfile.ZipFile, part: str) -> ErrorCells:
+def _in_xlsx(archive: zipfile.ZipFile, part: str) -> tuple[ErrorCells, set[int]]:
     found: ErrorCells = {}
+    hidden: set[int] = set()
     try:
         with archive.open(part) as file:
             for window in _windows(file):  # type: ignore[arg-type]
+                if b"hidden=" in window:
+                    hidden.update(int(row[1]) - 1 for row in map(ROW_NUMBER.search, HIDDEN_ROW.findall(window)) if row)
                 if XLSX_MARKS[0] in window or XLSX_MARKS[1] in window:
                     _collect(window, found)
                 if b"f>" in window or b"<f" in window:
                     _collect_formulas(window, found)
     except _NoPlaceError:
-        return _walk(archive, part, XlsxWalk())
-    return found
+        return _walk(archive, part, XlsxWalk()), hidden
+    return found, hidden
 
 
 def _windows_with(file: BinaryIO, marks: tuple[bytes, bytes]) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from itertools import islice
 from typing import TYPE_CHECKING, TextIO
 
 from rowmill.domain.errors import SheetError
@@ -40,7 +41,13 @@ class OpenText:
     """A csv file; opened anew for each pass, so nothing is held between them."""
 
     def __init__(
-        self, path: Path, limits: Limits, *, encoding: str | None = None, separator: str | None = None
+        self,
+        path: Path,
+        limits: Limits,
+        *,
+        encoding: str | None = None,
+        separator: str | None = None,
+        header_row: int | None = None,
     ) -> None:
         # A setting of the whole process: only ever raised, our own limit is checked per cell.
         csv.field_size_limit(max(csv.field_size_limit(), limits.text_cell_chars))
@@ -49,10 +56,10 @@ class OpenText:
         self._encoding = find_encoding(path, encoding)
         self._told = self._first_line_tells()
         self._separator = self._told or separator or self._find_separator()
-        self._number, header = find_header(self._records())
+        self._number, header = find_header(self._records(), header_row)
         if used_width(header) > limits.max_columns:
             raise SheetError("sheet_too_many_columns", found=used_width(header), limit=limits.max_columns)
-        width = table_width(header, self._records())
+        width = table_width(header, islice(self._records(), self._number, None))
         notes = (("encoding", self._encoding), ("separator", NAMES.get(self._separator, self._separator)))
         self._head = SheetHead(path.stem, headers_of(header, width), notes=notes)
 

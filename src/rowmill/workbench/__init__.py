@@ -37,9 +37,9 @@ class Workbench:
         with results.writing(path, "template_not_written"):
             self._tools.write_template(info.form, path, words, app_name=info.name)
 
-    def read_head(self, path: Path, sheet_name: str | None = None) -> SheetHead:
+    def read_head(self, path: Path, sheet_name: str | None = None, header_row: int | None = None) -> SheetHead:
         """The headers of a sheet. Raises SheetError."""
-        return drafts.read_head(self._tools, path, sheet_name)
+        return drafts.read_head(self._tools, path, sheet_name, header_row)
 
     def digest(self, path: Path) -> str:
         return drafts.digest_of(path)
