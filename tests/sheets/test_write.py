@@ -17,7 +17,8 @@ from rowmill.domain.cell import CellError, JsonCell, as_text, is_empty
 from rowmill.domain.errors import SheetError
 from rowmill.ports.sheets import Words
 from rowmill.sheets import write_xlsx
-from rowmill.sheets.write import CsvWriter, JsonLinesWriter, guarded, open_writer
+from rowmill.sheets.guard import guarded
+from rowmill.sheets.write import CsvWriter, JsonLinesWriter, open_writer
 
 from .conftest import read, values
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rowmill.domain.problem import Problem, Severity
-from rowmill.sheets.write import guarded
+from rowmill.sheets.guard import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

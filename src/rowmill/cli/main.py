@@ -90,6 +90,9 @@ def _refuse_language(asked: str | None, *, missing: bool) -> None:
 
 
 def _run(args: list[str], session: Session) -> int:
+    if args == ["--version"]:
+        _show_version(session)
+        return OK
     command = _build(session.say, next((arg for arg in args if arg in _COMMANDS), None))
     try:
         code = command.main(args, prog_name="rowmill", standalone_mode=False, obj=session)
@@ -215,10 +218,14 @@ def _greet(
     del lang  # only for the help: it is taken out of the arguments before
     session: Session = context.obj
     if version:
-        from importlib.metadata import version as installed  # noqa: PLC0415 -- 20 ms that only this option needs
-
-        session.out.print(f"rowmill {installed('rowmill')}")
+        _show_version(session)
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit
+
+
+def _show_version(session: Session) -> None:
+    from importlib.metadata import version  # noqa: PLC0415 -- 20 ms that only this option needs
+
+    session.out.print(f"rowmill {version('rowmill')}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 
 from rowmill.domain.problem import Problem
@@ -46,16 +47,16 @@ class Session:
     def tell(self, code: str, /, **params: object) -> None:
         """A message for people; beside the results, never among them."""
         if not self.json:
-            self.side.print(self.say(code, **params), markup=False)
+            _print(self.side, self.say(code, **params))
 
     def warn(self, code: str, /, **params: object) -> None:
         """A message that matters to programs' authors too."""
-        self.side.print(self.say("warning", text=self.say(code, **params)), style="yellow", markup=False)
+        _print(self.side, self.say("warning", text=self.say(code, **params)), style="yellow")
 
     def show(self, text: str = "") -> None:
         """A line of the answer."""
         if not self.json:
-            self.out.print(text, markup=False)
+            _print(self.out, text)
 
     def answer(self, value: Any) -> None:
         """The answer for programs: one JSON value."""
@@ -69,7 +70,7 @@ class Session:
         if self.json:
             self.answer({"error": {"code": error.code, "message": text, "params": error.params}, **more})
         else:
-            self.side.print(self.say("failed", text=text), style="red", markup=False)
+            _print(self.side, self.say("failed", text=text), style="red")
 
     def error_text(self, error: RowmillError) -> str:
         params = {name: self._word(name, value) for name, value in error.params.items()}
@@ -93,3 +94,9 @@ class Session:
 
     def repair_text(self, problem: Problem) -> str:
         return self.say(f"repair.{problem.code}", **problem.params)
+
+
+def _print(console: Console, text: str, style: str | None = None) -> None:
+    """Lines end between words, where somebody looks; but commands and long addresses stay whole, to be copied."""
+    to_copy = "rowmill " in text or any(cell_len(word) >= console.width for word in text.split())
+    console.print(text, style=style, markup=False, soft_wrap=to_copy or not console.is_terminal)

@@ -9,7 +9,6 @@ take for the end of the file, becomes its symbol ␀ (U+2400); xlsx keeps it, as
 from __future__ import annotations
 
 import csv
-import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from rowmill.domain.errors import SheetError
 from rowmill.ports.sheets import Words
 from rowmill.sheets.draft import Draft
 from rowmill.sheets.excel import clean
+from rowmill.sheets.guard import guarded
 from rowmill.sheets.write_xlsx import XlsxWriter
 
 if TYPE_CHECKING:
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
 
     from rowmill.domain.cell import Cell
     from rowmill.ports.sheets import ResultWriter
-
-# What a spreadsheet takes for the beginning of a formula, also after it has turned full-width signs into plain ones
-# (the list of OWASP).
-FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
-# Numbers, telephone numbers and dashes: a sign and then nothing that could name a function or a cell.
-HARMLESS = re.compile(r"[+-][ (]?\d[\d ()/.\-]*|-+|[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 def open_writer(
@@ -78,13 +72,6 @@ class CsvWriter:
         if self._guard and not isinstance(cell, int | float):
             return guarded(text)
         return text
-
-
-def guarded(text: str) -> str:
-    """The text with `'` before it if a spreadsheet would run it."""
-    if text.startswith(FORMULA_STARTS) and not HARMLESS.fullmatch(text):
-        return f"'{text}"
-    return text
 
 
 class JsonLinesWriter:
