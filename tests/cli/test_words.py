@@ -27,6 +27,8 @@ def test_help(rowmill: Caller, command: str, lang: str) -> None:
     assert called.code == 0
     assert "help." not in called.out
     assert "--lang en|zh" in called.out
+    if command in ("", "run", "retry"):
+        assert "130" in called.out, "exit codes"
     english = ("Usage", "Options:", "Commands:", "Arguments:", "required", "default:", "Show this")
     if lang == "zh":
         assert not any(word in called.out for word in english)

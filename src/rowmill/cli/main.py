@@ -193,7 +193,8 @@ def _build(say: Speech, wanted: str | None) -> Any:
     )
     for name, (module, function) in _COMMANDS.items():
         run = getattr(import_module(f"rowmill.cli.{module}"), function) if name == wanted else _not_wanted
-        app.command(name, cls=_Command, help=say(f"help.command.{name}"))(run)
+        epilog = say("help.exit_codes") if name in ("run", "retry") else None
+        app.command(name, cls=_Command, help=say(f"help.command.{name}"), epilog=epilog)(run)
     app.callback(invoke_without_command=True)(_greet)
     command: Any = typer.main.get_command(app)
     lang = next(param for param in command.params if param.name == "lang")
