@@ -43,7 +43,7 @@ def test_help(rowmill: Caller, command: str, lang: str) -> None:
         ("--lang=fr", "Known: en, zh", "Known: en, zh"),
         ("run x.csv --concurrency 0", "--concurrency expects a whole number from 1 to 1000, found “0”", "1 到 1000"),
         ("run x.csv --sample x", "--sample expects a whole number, 1 or more, found “x”", "不小于 1 的整数"),
-        ("run x.csv --rowz 1", "Did you mean --rows?", "是否想用 --rows？"),
+        ("run x.csv --rowz 1", "Did you mean --rows", "是否想用 --rows"),
         ("run x.csv y.csv", "too many arguments: y.csv", "参数过多：y.csv"),
         ("template --base-url http://x/v1 -o t.csv", "A template is an .xlsx file", "模板必须是 .xlsx 文件"),
         ("run bad.jsonl --base-url {url}", "Line 2 is no JSON object", "第 2 行不是 JSON 对象"),
