@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # A run that has not begun after PATIENCE × the usual delay + LEEWAY waits in the server's queue.
 PATIENCE = 3.0
 LEEWAY = 0.3
+# Where runs are short nobody waits that long; a start that took clearly longer than usual is only called late.
+SHORT_LEEWAY = 0.03
 # The usual delay is the shortest seen. It rises only on delays that our own load does not explain: beside less than
 # half of the runs that the server was seen to run. A percentile of the last ones would drift: where one always waits,
 # waiting becomes usual, more are let in, and they wait longer.
@@ -53,6 +55,10 @@ class Queue:
     @property
     def _patience(self) -> float:
         return PATIENCE * self.usual + LEEWAY
+
+    def is_late(self, delay: float) -> bool:
+        """Whether a start that took so long had to wait for something."""
+        return self._base is not None and delay > PATIENCE * self._base + SHORT_LEEWAY
 
     def overdue(self, now: float) -> int:
         """How many wait in the server's queue."""

@@ -28,6 +28,9 @@ BLOCKING_GROWTH = 1.25
 REGROWTH = 1.25
 STEP = 0.05
 FEWEST_PER_ROUND = 3
+# Where more of the starts than this are late, runs wait for slots: not long enough to do anything about the number, but
+# reason enough to try the other mode.
+MOST_LATE = 0.5
 ROUND = 0.6
 # Where runs get slower with the number at once, a round lasts until the slow ones have ended too.
 LONG_ROUND = 1.5
@@ -88,6 +91,7 @@ class _Round:
     peak: int = 0
     accepted: int = 0
     queued: int = 0
+    late: int = 0
     seconds: float = 0.0
     """sum of log run times over done"""
     all_seconds: float = 0.0
@@ -159,6 +163,7 @@ class Window:
     def accepted(self, start: Start, now: float) -> None:
         """The run has begun."""
         self._round.accepted += 1
+        self._round.late += self.queue.is_late(now - start.at)
         self._round.queued += self.queue.began(start, now)
         start.accepted_at, start.running = now, self.queue.running
 
@@ -282,9 +287,8 @@ class Window:
             self._before_reject = 0.0
             self._grow(now)
         self._round = _Round(now, peak=self.queue.running + self.queue.waiting)
-        return Round(
-            self.mode, ended.all_done, now - ended.began, queued=queued is not None, growing=self.size > before
-        )
+        waits = queued is not None or ended.late > MOST_LATE * max(1, ended.accepted)
+        return Round(self.mode, ended.all_done, now - ended.began, queued=waits, growing=self.size > before)
 
     def _queue(self, ended: _Round, speed: float, now: float) -> float | None:
         """How many wait at the server, if that is more than it needs."""
