@@ -34,9 +34,7 @@ MODE_GOAL = 0.95
 
 
 def show_kinds(scores: Sequence[Score]) -> None:
-    print(
-        "\nKinds of servers: goodput % of an oracle over the hour, rejects and billed failures per ok, unknown outcomes\n"
-    )
+    print("\nKinds of servers: goodput % of an oracle over the hour, rejects and billed failures per ok, unknown\n")
     print(f"| server | {' | '.join(POLICIES)} |")
     print("|---" * (len(POLICIES) + 1) + "|")
     for kind in KINDS:

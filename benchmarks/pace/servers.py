@@ -24,9 +24,9 @@ class Kindred:
     """A kind of server. Times in seconds; None: no such limit.
 
     `slots`: so many run, the rest waits in a queue without end and is forgotten after 300 s. `cap`: rejects above so
-    many at once. `rpm`: rejects more starts per minute. `overload`: a model behind it takes so many at once, who
-    comes beyond that fails after a while, billed. `thrash`: above so many at once runs take longer by more than is
-    gained. `changes`: (moment, factor) of all these numbers. `shared`: other people take up to this share of it, changing
+    many at once. `rpm`: rejects more starts per minute. `overload`: a model behind takes so many at once, who comes
+    beyond that fails after a while, billed. `thrash`: above so many at once runs take longer by more than is gained.
+    `changes`: (moment, factor) of all these numbers. `shared`: other people take up to this share of it, changing
     every half a minute. `noise`: failures that look like overload and come from nothing."""
 
     name: str

@@ -56,6 +56,7 @@ SAME_CEILING = 1.15
 SAME_WAVE = 2.0
 FIRST_HOLD = 20.0
 HOLD_IN_RUNS = 3.0
+CALM_IN_RUNS = 3.0
 LONGEST_HOLD = 1200.0
 # Looking for a queue, or for more speed, costs next to nothing.
 LONGEST_CHEAP_HOLD = 300.0
@@ -341,6 +342,8 @@ class Window:
 
     def _follow_knee(self, ended: _Round, now: float) -> bool:
         """Does more at once bring more? True if the size was looked after."""
+        if now - max(self._cut_at, self._rejected_at) < CALM_IN_RUNS * self.run_time:
+            return False  # where starts were held back, those that end are the long ones
         # Only runs that began in this round: those that an outage or a cut left over are the long ones.
         settled = (ended.done, ended.seconds) if ended.done >= LONG_ROUND * self.limit else None
         in_doubt = self.reason is Reason.NO_FASTER
