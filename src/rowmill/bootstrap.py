@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,11 @@ import jsonschema
 from rowmill.dify.client import Deadlines, DifyClient
 from rowmill.dify.probe import probe
 from rowmill.dify.versions import recovery
+from rowmill.domain.errors import StoreError
 from rowmill.engine.batches import Engine
 from rowmill.engine.clock import SystemClock
+from rowmill.files.shelf import FolderShelf
+from rowmill.files.source import open_source
 from rowmill.sheets.read import Sheets
 from rowmill.sheets.template import write_template
 from rowmill.sheets.write import JsonLinesWriter, open_writer
@@ -33,6 +37,9 @@ if TYPE_CHECKING:
     from rowmill.ports.dify import DifyApp
     from rowmill.ports.sheets import ResultWriter
     from rowmill.settings import Settings
+
+# Files that no batch needs: kept this long, in case somebody is just reading a sheet that names them.
+_SWEPT_AFTER = 3600.0
 
 
 @contextmanager
@@ -53,11 +60,28 @@ def open_runner(settings: Settings) -> Iterator[tuple[Workbench, Engine]]:
         tools = _tools(settings)
         try:
             fence = tools.store.take_over(f"pid {os.getpid()}")
+            # What a killed deletion left.
+            while tools.store.purge():
+                pass
             # Whoever was reading a sheet into a draft has died: there is one runner, and it is this one.
             tools.store.sweep_drafts(tools.clock.wall())
-            yield Workbench(tools), Engine(tools.store, partial(_open_marks, settings.data_dir), fence, tools.clock)
+            tools.shelf.sweep(tools.store.needed_files(), time.time() - _SWEPT_AFTER)
+            marks = partial(_open_marks, settings.data_dir)
+            cap = settings.server_cap
+            yield Workbench(tools), Engine(tools.store, marks, fence, tools.clock, server_cap=cap, shelf=tools.shelf)
         finally:
             tools.store.close()
+
+
+def is_run_by_somebody(settings: Settings) -> bool:
+    """Whether a process has the right to run batches of this data folder at the moment."""
+    try:
+        RunnerLock(settings.data_dir).release()
+    except StoreError as error:
+        if error.code != "store_in_use":
+            raise
+        return True
+    return False
 
 
 def _tools(settings: Settings) -> Tools:
@@ -75,6 +99,8 @@ def _tools(settings: Settings) -> Tools:
         open_table=_open_table,
         open_lines=JsonLinesWriter,
         schema_check=check_schema,
+        open_files=open_source,
+        shelf=FolderShelf(settings.data_dir / "files"),
     )
 
 

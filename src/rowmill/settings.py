@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import platformdirs
 
 from rowmill.domain.errors import UsageError
+from rowmill.domain.pace import ResponseMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,11 +47,18 @@ def _lanes(text: str) -> int:
     return number
 
 
+def _mode(text: str) -> str:
+    return ResponseMode(text).value
+
+
 TABLE: tuple[Setting, ...] = (
     Setting("data_dir", Path, None),
     Setting("lang", str, None),
     Setting("api_key", str, None, secret=True),
-    Setting("concurrency", _lanes, 4),
+    Setting("concurrency", _lanes, None),
+    Setting("most", _lanes, 50),
+    Setting("server_cap", _lanes, None),
+    Setting("response_mode", _mode, "auto"),
     Setting("retries", _count, 1),
     Setting("row_timeout", _seconds, 1800.0),
     Setting("lost_window", _seconds, 300.0),
@@ -66,7 +74,10 @@ class Settings:
     data_dir: Path
     lang: str | None
     api_key: str | None
-    concurrency: int
+    concurrency: int | None
+    most: int
+    server_cap: int | None
+    response_mode: str
     retries: int
     row_timeout: float
     lost_window: float

@@ -18,36 +18,73 @@ from rowmill.domain.batch import (
     RowState,
     RunStatus,
     Settings,
+    closing_moves,
     next_batch_state,
 )
 from rowmill.domain.errors import IllegalMoveError
 
 BATCH = {
     ("draft", "checked"): "queued",
+    ("draft", "delete"): "deleted",
     ("queued", "start"): "running",
     ("queued", "pause"): "paused",
     ("queued", "stop"): "stopped",
     ("queued", "retry"): "queued",
-    ("running", "retry"): "queued",
-    ("pausing", "retry"): "queued",
+    ("queued", "delete"): "deleted",
+    ("running", "retry"): "running",
     ("running", "start"): "running",
     ("running", "pause"): "pausing",
     ("running", "stop"): "stopping",
     ("running", "complete"): "completed",
     ("pausing", "start"): "running",
     ("pausing", "pause"): "pausing",
+    ("pausing", "retry"): "pausing",
     ("pausing", "drained"): "paused",
     ("pausing", "stop"): "stopping",
     ("pausing", "complete"): "completed",
     ("paused", "start"): "running",
     ("paused", "pause"): "paused",
     ("paused", "stop"): "stopped",
-    ("paused", "retry"): "queued",
+    ("paused", "retry"): "paused",
+    ("paused", "delete"): "deleted",
+    ("stopping", "start"): "running",
+    ("stopping", "pause"): "pausing",
     ("stopping", "stop"): "stopping",
     ("stopping", "drained"): "stopped",
+    ("stopping", "complete"): "completed",
+    ("stopped", "start"): "running",
+    ("stopped", "stop"): "stopped",
     ("stopped", "retry"): "queued",
+    ("stopped", "delete"): "deleted",
     ("completed", "retry"): "queued",
+    ("completed", "delete"): "deleted",
+    ("deleted", "delete"): "deleted",
 }
+
+# How a batch is laid down when nothing of it is under way: (state, rows left, the runner's own wish to end).
+CLOSING = {
+    ("running", 0, False): ("complete",),
+    ("running", 0, True): ("complete",),
+    ("pausing", 0, True): ("complete",),
+    ("stopping", 0, False): ("complete",),
+    ("running", 3, True): ("pause", "drained"),
+    ("running", 3, False): (),
+    ("pausing", 3, True): ("drained",),
+    ("pausing", 3, False): ("drained",),
+    ("stopping", 3, True): ("drained",),
+    ("paused", 3, True): (),
+    ("stopped", 3, True): (),
+    ("completed", 0, True): (),
+}
+
+
+@pytest.mark.parametrize(("case", "moves"), CLOSING.items())
+def test_closing(case, moves):
+    state, left, wants_to_end = case
+    assert closing_moves(BatchState(state), left, wants_to_end=wants_to_end) == moves
+    for move in moves:
+        state = next_batch_state(BatchState(state), BatchMove(move)).value
+
 
 ROW = {
     ("pending", "skip"): "skipped",
@@ -161,7 +198,7 @@ def test_only_retry_leaves_an_ended_row():
 
 @pytest.mark.parametrize("state", BatchState)
 def test_every_unfinished_batch_can_come_to_an_end(state):
-    ends = {BatchState.STOPPED, BatchState.COMPLETED}
+    ends = {BatchState.STOPPED, BatchState.COMPLETED, BatchState.DELETED}
     can_end = bool(reachable({pair: then for pair, then in BATCH.items() if pair[1] != "retry"}, state) & ends)
     assert can_end
     assert (state in UNFINISHED) is (state not in ends and state is not BatchState.DRAFT)

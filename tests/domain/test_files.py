@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from rowmill.domain.files import KINDS, kind_of, read_files
+from rowmill.domain.files import KEPT, KINDS, kind_of, placeholders, read_files, replaced, shown_inputs
+from rowmill.domain.form import FileSizes
+from rowmill.domain.listing import Listing
 
 from .making import field
 
@@ -67,7 +69,7 @@ SEVERAL = {
 
 @pytest.mark.parametrize(("entries", "links"), SEVERAL.values(), ids=SEVERAL)
 def test_links_of_a_list(entries, links):
-    assert read_files(field("file-list"), entries) == ([remote(link) for link in links], None)
+    assert read_files(field("file-list"), entries) == ([remote(link) for link in links], [])
 
 
 NO_LINKS = {
@@ -91,25 +93,25 @@ NO_LINKS = {
 @pytest.mark.parametrize("entries", NO_LINKS.values(), ids=NO_LINKS)
 @pytest.mark.parametrize("kind", ["file", "file-list"])
 def test_no_link(kind, entries):
-    value, misfit = read_files(field(kind), entries)
-    assert (value, misfit[0]) == (None, "file_not_url")
+    value, misfits = read_files(field(kind), entries)
+    assert (value, misfits[0][0]) == (None, "file_not_url")
 
 
 def test_no_link_shows_60_characters():
-    assert read_files(field("file"), "x" * 100) == (None, ("file_not_url", {"found": "x" * 60}))
+    assert read_files(field("file"), "x" * 100) == (None, [("file_not_url", {"found": "x" * 60})])
 
 
 ONE = {
-    "one": (A, remote(A), None),
-    "none": ([], None, ("file_only_one", {"found": 0})),
-    "none between bars": ("|", None, ("file_only_one", {"found": 0})),
-    "two": ([A, B], None, ("file_only_one", {"found": 2})),
+    "one": (A, remote(A), []),
+    "none": ([], None, [("file_only_one", {"found": 0})]),
+    "none between bars": ("|", None, [("file_only_one", {"found": 0})]),
+    "two": ([A, B], None, [("file_only_one", {"found": 2})]),
 }
 
 
-@pytest.mark.parametrize(("entries", "value", "misfit"), ONE.values(), ids=ONE)
-def test_one_file(entries, value, misfit):
-    assert read_files(field("file", max_length=9), entries) == (value, misfit)
+@pytest.mark.parametrize(("entries", "value", "misfits"), ONE.values(), ids=ONE)
+def test_one_file(entries, value, misfits):
+    assert read_files(field("file", max_length=9), entries) == (value, misfits)
 
 
 COUNTS = {"as many": (2, 2, False), "one more": (2, 3, True), "no limit": (None, 50, False), "0": (0, 50, False)}
@@ -117,24 +119,24 @@ COUNTS = {"as many": (2, 2, False), "one more": (2, 3, True), "no limit": (None,
 
 @pytest.mark.parametrize(("limit", "count", "too_many"), COUNTS.values(), ids=COUNTS)
 def test_number_of_files(limit, count, too_many):
-    value, misfit = read_files(field("file-list", max_length=limit), [A] * count)
+    value, misfits = read_files(field("file-list", max_length=limit), [A] * count)
     if too_many:
-        assert (value, misfit) == (None, ("file_too_many", {"limit": limit, "found": count}))
+        assert (value, misfits) == (None, [("file_too_many", {"limit": limit, "found": count})])
     else:
-        assert (len(value), misfit) == (count, None)
+        assert (len(value), misfits) == (count, [])
 
 
 METHODS = {
-    "not said": ((), None),
-    "links": (("remote_url",), None),
-    "both": (("local_file", "remote_url"), None),
-    "uploads only": (("local_file",), ("file_links_refused", {})),
+    "not said": ((), []),
+    "links": (("remote_url",), []),
+    "both": (("local_file", "remote_url"), []),
+    "uploads only": (("local_file",), [("file_links_refused", {})]),
 }
 
 
-@pytest.mark.parametrize(("methods", "misfit"), METHODS.values(), ids=METHODS)
-def test_upload_methods(methods, misfit):
-    assert read_files(field("file", upload_methods=methods), A)[1] == misfit
+@pytest.mark.parametrize(("methods", "misfits"), METHODS.values(), ids=METHODS)
+def test_upload_methods(methods, misfits):
+    assert read_files(field("file", upload_methods=methods), A)[1] == misfits
 
 
 # link, allowed kinds, allowed endings -> kind, or None for "refused"
@@ -163,17 +165,140 @@ TYPED = {
 
 @pytest.mark.parametrize(("link", "types", "endings", "kind"), TYPED.values(), ids=TYPED)
 def test_kind_of_a_link(link, types, endings, kind):
-    value, misfit = read_files(field("file", file_types=types, file_extensions=endings), link)
+    value, misfits = read_files(field("file", file_types=types, file_extensions=endings), link)
     if kind is None:
-        assert (value, misfit[0]) == (None, "file_kind_refused")
+        assert (value, misfits[0][0]) == (None, "file_kind_refused")
     else:
-        assert (value, misfit) == (remote(link, kind), None)
+        assert (value, misfits) == (remote(link, kind), [])
 
 
 def test_kind_refused_names_what_is_allowed():
-    _, misfit = read_files(field("file", file_types=("image", "audio")), A)
-    assert misfit == ("file_kind_refused", {"found": ".pdf", "allowed": "image, audio"})
+    _, misfits = read_files(field("file", file_types=("image", "audio")), A)
+    assert misfits == [("file_kind_refused", {"found": ".pdf", "allowed": "image, audio"})]
 
 
 def test_scheme_is_written_small():
     assert read_files(field("file"), "HTTPS://A.com/X.pdf")[0]["url"] == "https://A.com/X.pdf"
+
+
+# ── names of files ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+MB = 1024 * 1024
+FOLDER = Listing(
+    {
+        "a.pdf": 5,
+        "b.pdf": 6,
+        "in/c.docx": 7,
+        "Smith, John; jr.pdf": 8,
+        "x|y.png": 9,
+        "empty.txt": 0,
+        "noending": 1,
+        "z.log": 1,
+        "big.png": 10 * MB + 1,
+        "fits.png": 10 * MB,
+        "big.mp3": 51 * MB,
+        "big.txt": 15 * MB + 1,
+        "big.mp4": 100 * MB,
+    },
+    "docs",
+)
+SIZES = FileSizes(image=10, video=100, audio=50, other=15)
+
+
+def local(name, size, kind="document"):
+    return {"transfer_method": "local_file", "type": kind, KEPT: "", "name": name, "size": size}
+
+
+PDF_A, PDF_B, DOCX, SMITH = (
+    local("a.pdf", 5),
+    local("b.pdf", 6),
+    local("in/c.docx", 7),
+    local("Smith, John; jr.pdf", 8),
+)
+NAMED = {
+    "one": ("a.pdf", [PDF_A]),
+    "in a folder": ("in/c.docx", [DOCX]),
+    "lines": ("a.pdf\nb.pdf\r\n", [PDF_A, PDF_B]),
+    "comma": ("a.pdf, b.pdf", [PDF_A, PDF_B]),
+    "Chinese commas": ("a.pdf，b.pdf、c.docx；", [PDF_A, PDF_B, DOCX]),
+    "semicolon": ("a.pdf;b.pdf", [PDF_A, PDF_B]),
+    "bar": ("a.pdf | b.pdf", [PDF_A, PDF_B]),
+    "a name with separators": ("Smith, John; jr.pdf", [SMITH]),
+    "… among others": ("a.pdf, Smith, John; jr.pdf,b.pdf", [PDF_A, SMITH, PDF_B]),
+    "… on a line of its own": ("Smith, John; jr.pdf\na.pdf", [SMITH, PDF_A]),
+    "a bar in a name": ("x|y.png", [local("x|y.png", 9, "image")]),
+    "link and name": (f"{A}, a.pdf", [remote(A), PDF_A]),
+    "name and link": (f"a.pdf {A}", [PDF_A, remote(A)]),
+    "a comma inside a link stays": ("https://a.com/x,y.pdf, a.pdf", [remote("https://a.com/x,y.pdf"), PDF_A]),
+    "the same twice": ("a.pdf,a.pdf", [PDF_A, PDF_A]),
+    "list": (["a.pdf", A], [PDF_A, remote(A)]),
+    "object": ([{"name": "a.pdf"}, {"url": A}], [PDF_A, remote(A)]),
+}
+
+
+@pytest.mark.parametrize(("entries", "files"), NAMED.values(), ids=NAMED)
+def test_names_of_files(entries, files):
+    assert read_files(field("file-list"), entries, FOLDER) == (files, [])
+
+
+def codes(spec, entries):
+    return [code for code, _ in read_files(spec, entries, FOLDER)[1]]
+
+
+REFUSED = {
+    "missing": ({}, "nothing.xyz", ["file_missing"]),
+    "nearly": ({}, "a.pfd", ["file_missing_near"]),
+    "all that are missing": ({}, "q.qqqq, a.pdf, wwww.w", ["file_missing"] * 2),
+    "kind": ({"file_types": ("image",)}, "a.pdf", ["file_kind_refused"]),
+    "no kind": ({}, "z.log", ["file_kind_refused"]),
+    "no ending": ({}, "noending", ["file_kind_refused"]),
+    "links only": ({"upload_methods": ("remote_url",)}, "a.pdf", ["file_uploads_refused"]),
+    "image": ({"sizes": SIZES}, "big.png", ["file_too_large"]),
+    "image that fits": ({"sizes": SIZES}, "fits.png", []),
+    "audio": ({"sizes": SIZES}, "big.mp3", ["file_too_large"]),
+    "text": ({"sizes": SIZES}, "big.txt", ["file_too_large"]),
+    "video that fits": ({"sizes": SIZES}, "big.mp4", []),
+    "limits that are not known": ({}, "big.png", []),
+    "too many": ({"max_length": 1}, "a.pdf,b.pdf", ["file_too_many"]),
+    "number": ({}, [5], ["file_not_url"]),
+}
+
+
+@pytest.mark.parametrize(("rules", "entries", "found"), REFUSED.values(), ids=REFUSED)
+def test_names_that_do_not_fit(rules, entries, found):
+    assert codes(field("file-list", **rules), entries) == found
+
+
+def test_a_text_by_mistake_is_not_complained_of_word_by_word():
+    assert len(codes(field("file-list"), ",".join(f"q{i}" for i in range(500)))) == 20
+
+
+def test_what_was_expected_and_found_is_told():
+    _, misfits = read_files(field("file-list", sizes=SIZES), "big.txt, a.pfd", FOLDER)
+    assert misfits == [
+        ("file_too_large", {"found": 15.1, "limit": 15, "name": "big.txt"}),
+        ("file_missing_near", {"found": "a.pfd", "place": "docs", "near": "a.pdf, b.pdf"}),
+    ]
+
+
+LOOKALIKES = [
+    {KEPT: "a" * 64},
+    {KEPT: 5, "transfer_method": "local_file", "name": "a", "type": "document"},
+    {KEPT: "a", "transfer_method": "remote_url", "name": "a", "type": "document"},
+    {KEPT: "a", "transfer_method": "local_file", "name": "a"},
+]
+
+
+@pytest.mark.parametrize("value", LOOKALIKES)
+def test_objects_that_are_no_placeholders(value):
+    assert placeholders({"obj": value, "list": [value]}) == []
+
+
+def test_placeholders():
+    inputs = {"q": "x", "one": PDF_A, "two": [PDF_B, remote(A)], "obj": {"name": "no file"}}
+    assert placeholders(inputs) == [PDF_A, PDF_B]
+    changed = replaced(inputs, lambda file: {"id": file["name"]})
+    assert changed == {**inputs, "one": {"id": "a.pdf"}, "two": [{"id": "b.pdf"}, remote(A)]}
+    shown = {"transfer_method": "local_file", "type": "document", "name": "a.pdf"}
+    assert shown_inputs(inputs)["one"] == shown
+    assert read_files(field("file"), shown, FOLDER) == (PDF_A, []), "what results show, a sheet may hold"

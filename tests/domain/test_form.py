@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rowmill.domain.form import Field, FieldKind, Form, Mode, form_from_json, form_to_json
+from rowmill.domain.form import Field, FieldKind, FileSizes, Form, Mode, form_from_json, form_to_json
 
 from .making import EVERY_CODE_POINT, field, form, json_values
 
@@ -27,6 +27,7 @@ any_field = st.builds(
     file_extensions=texts,
     upload_methods=texts,
     json_schema=st.none() | EVERY_CODE_POINT,
+    sizes=st.none() | st.builds(FileSizes, st.none() | st.integers(), other=st.integers()),
 )
 
 
@@ -53,15 +54,27 @@ CHANGES = {
     "upload_methods": ("local_file",),
     "json_schema": "{}",
 }
+# What the server says and the app's author does not.
+NOT_WRITTEN = {"sizes"}
 
 
 def test_every_part_of_a_field_is_tried():
-    assert set(CHANGES) == {f.name for f in fields(Field)}
+    assert set(CHANGES) | NOT_WRITTEN == {f.name for f in fields(Field)}
 
 
 @pytest.mark.parametrize("part", CHANGES)
 def test_digest_changes_with(part):
     assert form(replace(PLAIN, **{part: CHANGES[part]})).digest != form(PLAIN).digest
+
+
+def test_digest_stays_when_the_server_changes_its_limits():
+    assert form(replace(PLAIN, sizes=FileSizes(image=10))).digest == form(PLAIN).digest
+
+
+def test_forms_that_were_kept_before_limits_were():
+    kept = form_to_json(form(PLAIN))
+    del kept[0]["sizes"]
+    assert form_from_json(kept) == form(PLAIN)
 
 
 def test_digest_changes_with_order_and_number():

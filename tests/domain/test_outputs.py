@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowmill.domain.cell import JsonCell
-from rowmill.domain.outputs import DEPTH, flatten
+from rowmill.domain.outputs import DEPTH, FileLink, file_links, flatten, may_hold_files
 
 
 def file(**known):
@@ -79,3 +79,52 @@ def leaves(tree, depth):
 @given(st.dictionaries(keys, trees, max_size=4))
 def test_no_value_is_lost(outputs):
     assert len(flatten(outputs)) == leaves(outputs, DEPTH)
+
+
+# ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+A = file(filename="a.pdf", url="/files/tools/1.pdf?sign=x", mime_type="application/pdf", size=5)
+LINK = FileLink("/a", "a.pdf", "/files/tools/1.pdf?sign=x", "application/pdf", 5, own=True)
+
+
+def test_a_link():
+    assert file_links({"a": A}) == [LINK]
+
+
+ODD = {
+    "given as a link": (
+        file(transfer_method="remote_url", url="u", size=-1),
+        FileLink("/a", "", "u", "", None, own=False),
+    ),
+    "only its other address": (file(remote_url="u"), FileLink("/a", "", "u", "", None, own=True)),
+    "nothing": (file(), FileLink("/a", "", "", "", None, own=True)),
+    "other kinds of values": (file(url=5, filename=[], size="big"), FileLink("/a", "", "", "", None, own=True)),
+}
+
+
+@pytest.mark.parametrize(("value", "link"), ODD.values(), ids=ODD)
+def test_odd_links(value, link):
+    assert file_links({"a": value}) == [link]
+
+
+def test_places_are_json_pointers():
+    outputs = {"x": [A, {"deep": [[A]]}], "a/b~c": {"": A}, "text": "__dify__file__", "n": None}
+    assert [link.place for link in file_links(outputs)] == ["/x/0", "/x/1/deep/0/0", "/a~1b~0c/"]
+    assert file_links(None) == file_links([]) == file_links("x") == []
+    assert file_links(deep(3000)) == []
+
+
+def test_may_hold_files():
+    assert may_hold_files('{"dify_model_identity":"__dify__file__"}')
+    assert not may_hold_files("{}")
+
+
+def test_cells_show_paths_of_files_that_are_kept():
+    outputs = {"one": A, "many": [A, A], "in": {"deep/er": A}, "mixed": [A, 1]}
+    paths = {"/one": "f/1", "/many/1": "f/2", "/in/deep~1er": "f/3", "/mixed/0": "f/4"}
+    cells = flatten(outputs, paths)
+    assert cells["one"] == "f/1"
+    assert cells["many"] == f"{A['url']}\nf/2"
+    assert cells["in.deep/er"] == "f/3"
+    assert cells["mixed"] == JsonCell([A, 1]), "Dify's own words where a cell holds more than files"
+    assert flatten(A, {"": "f/1"}).keys() == flatten(A).keys()

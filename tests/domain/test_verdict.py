@@ -5,6 +5,7 @@ import pytest
 from rowmill.domain.batch import Outcome, RowMove, RunStatus
 from rowmill.domain.causes import HOPELESS, PASSING, Cause
 from rowmill.domain.verdict import (
+    UPLOAD_TRIES,
     Action,
     Failure,
     FailureKind,
@@ -13,6 +14,8 @@ from rowmill.domain.verdict import (
     judge_failure,
     judge_outcome,
     judge_server_error,
+    judge_upload,
+    lost_upload,
     quoted_limit,
     retry_delay,
 )
@@ -253,3 +256,52 @@ LIMITS = {
 @pytest.mark.parametrize(("message", "limit"), LIMITS.values(), ids=LIMITS)
 def test_quoted_limit(message, limit):
     assert quoted_limit(message) == limit
+
+
+# ── uploads ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+UPLOADS = {
+    "nobody there": (failure(None, kind=FailureKind.NOT_SENT), resent(Cause.UNREACHABLE)),
+    "cut": (failure(None, "reply_lost", kind=AMBIGUOUS), resent(Cause.UNREACHABLE)),
+    "a proxy's 504": (failure(504, "http_504", kind=AMBIGUOUS), resent(Cause.UNREACHABLE)),
+    "Dify's 500": (failure(500, "unknown", kind=ERRORED), resent(Cause.SERVER_ERROR)),
+    "too many": (failure(400, "invalid_param", TOO_MANY), resent(Cause.APP_LIMIT)),
+    "429": (failure(429), resent(Cause.RATE_LIMIT)),
+    "wrong key": (failure(401, "unauthorized"), resent(Cause.BAD_KEY, pause=True)),
+    "another site": (failure(200, "not_dify"), resent(Cause.NOT_DIFY, pause=True)),
+    "too large": (failure(413, "file_too_large"), settled(Cause.TOO_LARGE)),
+    "too large for the proxy": (failure(413, "request_entity_too_large"), settled(Cause.TOO_LARGE)),
+    "no kind": (failure(415, "unsupported_file_type"), settled(Cause.BAD_FILE)),
+    "a blocked ending": (failure(400, "invalid_param", "File extension is not allowed"), settled(Cause.BAD_FILE)),
+    "no such place": (failure(404, "not_found"), settled(Cause.BAD_FILE)),
+    "the copy is gone": (failure(None, "file_gone", "a.pdf"), settled(Cause.FILE_GONE)),
+}
+
+
+@pytest.mark.parametrize(("known", "verdict"), UPLOADS.values(), ids=UPLOADS)
+def test_uploads(known, verdict):
+    assert judge_upload(known, 1) == verdict
+
+
+@pytest.mark.parametrize("kind", [ERRORED, AMBIGUOUS])
+def test_uploads_that_never_work(kind):
+    known = failure(500, kind=kind)
+    actions = [judge_upload(known, errors).action for errors in range(1, UPLOAD_TRIES + 1)]
+    assert actions == [Action.RESEND] * (UPLOAD_TRIES - 1) + [Action.SETTLE]
+    assert judge_upload(known, UPLOAD_TRIES) == settled(Cause.UPLOAD_FAILED)
+    away = failure(None, kind=FailureKind.NOT_SENT)
+    assert judge_upload(away, 1000) == resent(Cause.UNREACHABLE), "a server that is away says nothing about a file"
+
+
+LOST = {
+    "Invalid upload file": True,
+    "Invalid upload file id": True,
+    "File validation failed for file: a.pdf": False,
+    "": False,
+}
+
+
+@pytest.mark.parametrize(("message", "lost"), LOST.items())
+def test_lost_uploads(message, lost):
+    assert lost_upload(failure(400, "invalid_param", message)) is lost
+    assert lost_upload(failure(None, "no_run_seen", message, AMBIGUOUS))

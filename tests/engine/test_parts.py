@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from rowmill.domain.pace import FixedPace
+from rowmill.domain.pace import Kind, Pace, PaceLimits, ResponseMode, Sample
 from rowmill.engine.clock import SystemClock
-from rowmill.engine.permits import Permits
+from rowmill.engine.permits import Permits, Share
 from rowmill.engine.reconcile import same_inputs
 from rowmill.engine.runner import Slots
 from rowmill.testing.clock import QuickClock
@@ -38,6 +38,16 @@ def test_slots_leave_busy_ones_out() -> None:
     assert [slots.take(), slots.take()] == [1, 4]
 
 
+def test_a_slot_that_is_settled_before_its_turn_serves_once() -> None:
+    """Two rows on one slot user cannot be told apart in Dify's log: that paid a row twice."""
+    slots = Slots(busy={1, 3})
+    first = slots.take()
+    slots.give(3)
+    slots.give(1)
+    taken = [first, *(slots.take() for _ in range(5))]
+    assert sorted(taken) == [0, 1, 2, 3, 4, 5]
+
+
 async def test_system_clock() -> None:
     clock = SystemClock()
     sign, rung = asyncio.Event(), asyncio.Event()
@@ -53,70 +63,132 @@ async def test_system_clock() -> None:
     assert clock.monotonic() - start < 50
 
 
-def permits(limit: int, *, proven: bool = True) -> Permits:
-    pace = FixedPace(limit)
-    pace.proven = proven
-    return Permits(pace, QuickClock(), lambda _: None)
+STREAMING = ResponseMode.STREAMING
+
+
+def permits(limit: int) -> Permits:
+    """Of an app that is known to be there."""
+    made = Permits(Pace(PaceLimits(fixed=limit)), QuickClock())
+    made.pace.proven = True
+    return made
+
+
+def share(of: Permits, weight: float = 1.0, most: int = 100) -> Share:
+    return of.join(weight, most, lambda _: None)
+
+
+async def start(one: Share):
+    """A row takes a place in flight, as soon as it may."""
+    quit_ = asyncio.Event()
+    assert await one.reserve(quit_)
+    return await one.send(1, quit_, 0.0, STREAMING)
 
 
 async def test_reservations_beyond_the_limit_only_for_short_runs() -> None:
-    long, short = permits(50), permits(50)
-    long.run_time, short.run_time = 20.0, 0.05
+    long, short, new = permits(50), permits(50), permits(50)
+    long.run_time, short.run_time, new.run_time = 20.0, 0.05, 0.05
+    new.pace.proven = False
     assert long.ahead == 0
     assert short.ahead > 5
-    assert permits(50, proven=False).ahead == 0
+    assert new.ahead == 0
 
 
 async def test_places_are_given_one_by_one() -> None:
     gates = permits(2)
-    quit_ = asyncio.Event()
-    for _ in range(2):
-        assert await gates.reserve(quit_)
-        assert await gates.send(1, quit_, 0.0)
-    waiting = asyncio.create_task(gates.reserve(quit_))
+    one, quit_ = share(gates), asyncio.Event()
+    first, _ = await start(one), await start(one)
+    waiting = asyncio.create_task(one.reserve(quit_))
     await asyncio.sleep(0)
     assert not waiting.done()
-    gates.release(0.1)
+    one.ended(first, Sample(Kind.OK), 0.1)
     assert await waiting
-    assert await gates.send(1, quit_, 0.0)
-    assert gates.in_flight == 2
+    assert await one.send(1, quit_, 0.0, STREAMING)
+    assert gates.pace.in_flight == 2
 
 
 async def test_patience_ends() -> None:
     gates = permits(1)
-    quit_ = asyncio.Event()
+    one, quit_ = share(gates), asyncio.Event()
     gates.run_time, gates.preparation = 0.001, 1.0
-    assert await gates.reserve(quit_)
-    assert await gates.send(1, quit_, 0.0)
-    assert await gates.reserve(quit_)
-    assert await gates.send(0.5, quit_, 0.0) is False
-    assert gates.in_flight == 1
+    await start(one)
+    assert await one.reserve(quit_)
+    assert await one.send(0.5, quit_, 0.0, STREAMING) is None
+    assert gates.pace.in_flight == 1
 
 
 async def test_quitting_lets_reservers_go() -> None:
-    gates = permits(1)
-    quit_ = asyncio.Event()
-    assert await gates.reserve(quit_)
-    waiting = asyncio.create_task(gates.reserve(quit_))
+    one, quit_ = share(permits(1)), asyncio.Event()
+    assert await one.reserve(quit_)
+    waiting = asyncio.create_task(one.reserve(quit_))
     await asyncio.sleep(0)
     quit_.set()
-    gates.wake()
+    one.wake()
     assert await waiting is False
-    assert await gates.reserve(quit_) is False
+    assert await one.reserve(quit_) is False
 
 
 async def test_one_who_has_left_is_not_woken_instead() -> None:
     """A sender whose patience ended must not swallow the wake-up that a reserver needs."""
     gates = permits(1)
-    quit_ = asyncio.Event()
+    one, quit_ = share(gates), asyncio.Event()
     gates.run_time, gates.preparation = 0.001, 1.0
-    assert await gates.reserve(quit_)
-    assert await gates.send(1, quit_, 1.0)
-    assert await gates.reserve(quit_)
-    assert await gates.send(0.5, quit_, 0.0) is False
+    first = await start(one)
+    assert await one.reserve(quit_)
+    assert await one.send(0.5, quit_, 0.0, STREAMING) is None
     gates.preparation = 0.0
-    waiting = asyncio.create_task(gates.reserve(quit_))
+    waiting = asyncio.create_task(one.reserve(quit_))
     await asyncio.sleep(0)
     assert not waiting.done()
-    gates.release(6.0)
+    one.ended(first, Sample(Kind.OK), 6.0)
     assert await asyncio.wait_for(waiting, 5)
+
+
+async def places(gates: Permits, shares: dict[str, Share], turns: int) -> dict[str, int]:
+    """How many places each share has after so many were given back and taken again, when all want more than there
+    are."""
+    loop, taken = asyncio.get_running_loop(), {name: [] for name in shares}
+
+    async def want(name: str) -> None:
+        while True:
+            taken[name].append(await start(shares[name]))
+
+    tasks = [loop.create_task(want(name)) for name in shares for _ in range(3)]
+    for _ in range(turns):
+        for _ in range(6):
+            await asyncio.sleep(0)
+        fullest = max(taken, key=lambda name: len(taken[name]) / shares[name]._weight)
+        if taken[fullest]:
+            shares[fullest].ended(taken[fullest].pop(0), Sample(Kind.OK), 0.1)
+    for _ in range(6):
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return {name: len(starts) for name, starts in taken.items()}
+
+
+async def test_a_huge_batch_does_not_starve_a_small_one() -> None:
+    gates = permits(2)
+    gates.run_time = 20.0
+    huge, small = share(gates), share(gates)
+    first, _ = await start(huge), await start(huge)
+    waiting = {name: asyncio.create_task(start(one)) for name, one in [("huge", huge), ("small", small)]}
+    await asyncio.sleep(0)
+    huge.ended(first, Sample(Kind.OK), 20.0)
+    assert await asyncio.wait_for(waiting["small"], 5)
+    assert not waiting["huge"].done()
+    waiting["huge"].cancel()
+
+
+async def test_places_go_by_weight() -> None:
+    gates = permits(6)
+    gates.run_time = 20.0
+    shares = {"light": share(gates, 1.0), "heavy": share(gates, 2.0)}
+    assert await places(gates, shares, 40) == {"light": 2, "heavy": 4}
+
+
+async def test_a_batch_keeps_to_its_own_number() -> None:
+    gates = permits(6)
+    gates.run_time = 20.0
+    shares = {"modest": share(gates, 1.0, most=1), "other": share(gates)}
+    assert await places(gates, shares, 20) == {"modest": 1, "other": 5}

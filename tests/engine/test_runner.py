@@ -10,7 +10,7 @@ import pytest
 from rowmill.domain.batch import BatchMove, BatchState, RowState, Settings
 from rowmill.domain.errors import FencedError
 from rowmill.domain.form import Mode
-from rowmill.ports.store import Attach, AttemptKey, GiveUp, Intend
+from rowmill.ports.store import Again, Attach, AttemptKey, GiveUp, Intend
 from rowmill.store.sent import SentFile
 from rowmill.testing.fake_dify import FakeDify, Fault, serve
 from tests.engine.running import B, Ran, engine_on, make_store, queries, run_batch, run_engine
@@ -166,7 +166,7 @@ async def test_intent_that_may_have_left_is_not_sent_again(tmp_path: Path) -> No
         assert ran.rows[0].state is RowState.UNKNOWN
         assert ran.runs_of("row 0") == 0
         # Asked for by a person, it runs again, on another slot.
-        assert store.retry(B, "reply_lost") == 1
+        assert store.retry(B, Again("reply_lost")) == 1
         store.move_batch(B, BatchMove.RETRY)
         async with engine_on(tmp_path, store) as engine:
             await run_engine(engine, store, "app-echo", events)

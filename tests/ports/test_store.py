@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 from tests.ports.building import APP, B, batch, fill, finish, give_up, intend, key, lose, new_row, refuse
@@ -19,10 +20,11 @@ from rowmill.domain.batch import (
     RowMove,
     RowState,
     RunStatus,
+    Spent,
 )
 from rowmill.domain.cell import CellError, JsonCell
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
-from rowmill.ports.store import Attach, NewRow, RowJob
+from rowmill.ports.store import Again, Attach, NewRow, RowJob, Wish
 from rowmill.store.memory import MemoryStore
 from rowmill.store.sql import SqlStore
 
@@ -199,8 +201,8 @@ def test_refusals_cost_no_try_unless_they_count(store):
 def test_a_retried_unknown_row_is_safe_from_its_old_attempt_and_keeps_the_slot_busy(store):
     fence = fill(store, 1)
     store.write([intend(0, slot=3), give_up(0)], fence)
-    assert store.retry(B, None) == 0
-    assert store.retry(B, "lost") == 1
+    assert store.retry(B, Again()) == 0
+    assert store.retry(B, Again("lost")) == 1
     assert store.busy_slots(B) == {3}
     assert store.write([finish(0)], fence) == [False]
     assert store.write([Attach(key(0), "old", None)], fence) == [False]
@@ -232,9 +234,9 @@ def test_retry_takes_failed_and_stopped_rows_or_those_of_a_cause(store):
         fence,
     )
     assert store.causes(B) == [("a", RowState.FAILED, 2), ("b", RowState.STOPPED, 1), ("lost", RowState.UNKNOWN, 1)]
-    assert store.retry(B, "b") == 1
-    assert store.retry(B, "nothing") == 0
-    assert store.retry(B, None) == 2
+    assert store.retry(B, Again("b")) == 1
+    assert store.retry(B, Again("nothing")) == 0
+    assert store.retry(B, Again()) == 2
     cleared = row(store, 0)
     assert (cleared.state, cleared.outputs, cleared.error, cleared.cause) == (RowState.PENDING, None, None, None)
     assert [job.position for job in store.startable(B, 0, -1, 9, None)] == [0, 1, 4]
@@ -482,3 +484,105 @@ def test_batches_are_listed_newest_first_without_drafts(store):
     assert store.find_batch_ids("b") == ["bb%", "bc", "ba", B]
     assert store.find_batch_ids("B") == store.find_batch_ids("%") == store.find_batch_ids("d" * 3) == []
     assert store.find_batch_ids(B) == [B]
+
+
+def test_a_retry_by_hand_is_seen_by_whoever_runs_the_batch(store):
+    fence = fill(store)
+    store.write([intend(p) for p in range(3)], fence)
+    store.write([finish(p, move=RowMove.FAIL, cause="c") for p in range(3)], fence)
+    assert store.wishes([B, "none"]) == {B: Wish(BatchState.RUNNING, None, 0)}
+    assert store.retry(B, Again(positions=(1, 4))) == 1  # 4 has never run
+    assert [row(store, p).state for p in (0, 1, 4)] == [RowState.FAILED, RowState.PENDING, RowState.PENDING]
+    assert store.wishes([B]) == {B: Wish(BatchState.RUNNING, None, 1)}
+    assert store.retry(B, Again(positions=(2,), inputs={"q": "other"})) == 1
+    assert row(store, 2).inputs == {"q": "other"}
+    assert store.retry(B, Again("nothing")) == 0
+    assert store.wishes([B])[B].touched == 2
+
+
+def test_a_retry_that_the_batch_does_not_allow_changes_nothing(store):
+    fence = fill(store)
+    store.write([intend(0)], fence)
+    store.write([finish(0, move=RowMove.FAIL, cause="c")], fence)
+    store.move_batch(B, BatchMove.STOP)
+    before = snapshot(store)
+    with pytest.raises(IllegalMoveError):
+        store.retry(B, Again())
+    assert snapshot(store) == before
+
+
+def test_many_positions_at_once(store):
+    fence = fill(store, 1200)
+    store.write([intend(p, slot=p) for p in range(1200)], fence)
+    store.write([finish(p, move=RowMove.STOP) for p in range(1200)], fence)
+    numbers = list(range(2, 1202))
+    assert store.positions_of(B, numbers) == list(range(1200))
+    assert store.positions_of(B, [1, 5000]) == []
+    assert store.retry(B, Again(positions=tuple(range(1200)))) == 1200
+
+
+def test_a_batch_is_laid_down_as_was_wished_for_last(store):
+    fill(store)
+    assert store.close_batch(B, wants_to_end=False, reason="sample") is None
+    assert store.batch(B).state is BatchState.RUNNING
+    store.move_batch(B, BatchMove.PAUSE, reason="asked")
+    assert store.close_batch(B, wants_to_end=True, reason="sample", at=5.0) is BatchState.PAUSED
+    assert store.batch(B).reason == "asked"
+    store.move_batch(B, BatchMove.START)
+    assert store.close_batch(B, wants_to_end=True, reason="bad_key", detail="no", at=6.0) is BatchState.PAUSED
+    assert (store.batch(B).reason, store.batch(B).detail) == ("bad_key", "no")
+    store.move_batch(B, BatchMove.START)
+    store.move_batch(B, BatchMove.STOP, reason="asked")
+    assert store.close_batch(B, wants_to_end=False, reason="x", at=7.0) is BatchState.STOPPED
+    assert (store.batch(B).reason, store.batch(B).ended_at) == ("asked", 7.0)
+
+
+def test_a_batch_without_rows_to_do_is_completed_whatever_was_wished(store):
+    fence = fill(store, 1)
+    store.write([intend(0)], fence)
+    store.write([finish(0)], fence)
+    store.move_batch(B, BatchMove.STOP)
+    assert store.close_batch(B, wants_to_end=False, reason="x", at=7.0) is BatchState.COMPLETED
+
+
+def test_what_was_spent_counts_all_attempts_since_a_person_started_the_batch(store):
+    fence = fill(store)
+    store.write([intend(0), intend(1, slot=1)], fence)
+    store.write([finish(0, price="0.10"), finish(1, move=RowMove.WAIT, price="0.2", due_at=1.0)], fence)
+    assert store.spent(B, with_price=True) == Spent(1, 20, Decimal("0.3"))
+    assert store.spent(B).price == 0
+    store.move_batch(B, BatchMove.START)  # goes on after a kill: nothing is granted anew
+    assert store.spent(B) == Spent(1, 20)
+    store.move_batch(B, BatchMove.PAUSE)
+    store.move_batch(B, BatchMove.DRAINED)
+    store.move_batch(B, BatchMove.START)
+    assert store.spent(B) == Spent(0, 0)
+    store.write([intend(1, 2, slot=1)], fence)
+    store.write([finish(1, 2)], fence)
+    assert store.spent(B) == Spent(1, 10)
+
+
+def test_a_deleted_batch_is_shown_nowhere_and_goes_away_in_parts(store):
+    fence = fill(store, 5)
+    store.write([intend(0)], fence)
+    with pytest.raises(IllegalMoveError):
+        store.delete_batch(B)
+    store.move_batch(B, BatchMove.PAUSE)
+    store.move_batch(B, BatchMove.DRAINED)
+    fill_other = batch("other", created_at=1.0)
+    store.add_batch(fill_other)
+    store.add_rows("other", [new_row(0)])
+    store.delete_batch(B)
+    assert store.batches() == []
+    assert store.find_batch_ids("b") == []
+    assert store.purge(3) == 3
+    assert store.purge(3) == 2
+    assert store.purge(3) == 0
+    assert store.batch(B) is None
+    assert store.batch("other") is not None
+
+
+def test_one_row(store):
+    fill(store)
+    assert store.row(B, 3) == row(store, 3)
+    assert store.row(B, 99) is None

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.ports.building import B, fill
 
 from rowmill.domain.batch import Outcome, RowMove, RunStatus
-from rowmill.ports.store import Attach, AttemptKey, Finish, GiveUp, Intend, Lose, Refuse
+from rowmill.ports.store import Again, Attach, AttemptKey, Finish, GiveUp, Intend, Lose, Refuse
 from rowmill.store.memory import MemoryStore
 from rowmill.store.sql import SqlStore
 
@@ -82,7 +82,7 @@ class Comparison(RuleBasedStateMachine):
 
     @rule(cause=st.one_of(st.none(), causes))
     def retry(self, cause):
-        assert self.sql.retry(B, cause) == self.model.retry(B, cause)
+        assert self.sql.retry(B, Again(cause)) == self.model.retry(B, Again(cause))
 
     @rule()
     def take_over(self):

@@ -12,8 +12,10 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
 from tests.ports.building import B, fill
 
+from rowmill.domain.batch import BatchMove
 from rowmill.domain.errors import StoreError
 from rowmill.store import migrations, revision
 from rowmill.store.sql import SqlStore, open_store
@@ -30,6 +32,43 @@ def test_the_revisions_make_the_tables_that_the_code_knows(tmp_path):
 def test_the_newest_revision_is_the_head():
     script = ScriptDirectory.from_config(revision._config())
     assert script.get_heads() == [migrations.NEWEST]
+
+
+def first_version(path):
+    """A store as the first version left it, with a batch of two rows."""
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as conn:
+        config = revision._config()
+        config.attributes["connection"] = conn
+        command.upgrade(config, "0001")
+        conn.exec_driver_sql("INSERT INTO apps VALUES ('app-1', 'http://d/v1', 'a', 'workflow', '1.14.2', x'00', '…1')")
+        settings = '{"concurrency":4,"retries":1,"row_timeout":1800.0,"lost_window":300.0,"pinned_workflow":null}'
+        batch = {"id": B, "app_id": "app-1", "state": "queued", "created_at": 1.0, "sheet_path": "a.csv"}
+        batch |= {"sheet_name": "a", "sheet_digest": "d", "settings": settings, "headers": '["q"]', "mapping": "[]"}
+        insert(conn, "batches", batch | {"form": "[]"})
+        for position in range(2):
+            row = {"batch_id": B, "position": position, "number": position + 2, "state": "pending"}
+            insert(conn, "rows", row | {"inputs": '{"q":"x"}', "cells": '["x"]'})
+    engine.dispose()
+
+
+def insert(conn, table, values):
+    names = ", ".join(values)
+    conn.exec_driver_sql(
+        f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(values))})", tuple(values.values())
+    )
+
+
+def test_a_store_from_the_first_version_keeps_what_it_holds(tmp_path):
+    first_version(tmp_path / "rowmill.db")
+    store = open_store(tmp_path)
+    assert store.counts(B).total == 2
+    assert [(row.inputs, row.cells, row.files) for row in store.results(B)] == [({"q": "x"}, ("x",), ())] * 2
+    assert store.batch(B).settings.concurrency == 4
+    assert store.needed_files() == set()
+    store.move_batch(B, BatchMove.START, at=1.0)
+    assert len(store.startable(B, 1.0, -1, 10, None)) == 2
+    store.close()
 
 
 def test_a_store_from_a_newer_version_is_refused_and_left_alone(tmp_path):

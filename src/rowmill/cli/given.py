@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
 from rowmill.domain.errors import UsageError
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rowmill.cli.session import Session
+
+
+# As many as a sheet of Excel's has.
+MOST_ROWS = 1_048_576
 
 
 def settings_for(session: Session, data_dir: Path | None) -> Settings:
@@ -56,3 +61,28 @@ def row_range(typed: str | None) -> tuple[int, int | None] | None:
     if first < 1 or (last is not None and last < first):
         raise UsageError("rows_wrong", found=typed)
     return first, last
+
+
+def row_numbers(typed: list[str] | None) -> list[int]:
+    """`3`, `5-9` … -> row numbers of the sheet (header = 1), as the results show them."""
+    numbers: list[int] = []
+    for text in typed or []:
+        match = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", text)
+        last = int(match.group(2) or match.group(1)) if match else 0
+        if match is None or last < int(match.group(1)) or last - int(match.group(1)) > MOST_ROWS:
+            raise UsageError("row_wrong", found=text)
+        numbers += range(int(match.group(1)), last + 1)
+    return numbers
+
+
+def amount(typed: str | None) -> str | None:
+    """A positive decimal, as text: money is never a float."""
+    if typed is None:
+        return None
+    try:
+        number = Decimal(typed)
+    except InvalidOperation:
+        number = Decimal(0)
+    if not number.is_finite() or number <= 0:
+        raise UsageError("amount_wrong", found=typed)
+    return f"{number:f}"

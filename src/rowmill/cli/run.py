@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rowmill.bootstrap import open_runner
 from rowmill.cli import options
 from rowmill.cli.findings import ProblemFile, problem_file, report_json, show_report
-from rowmill.cli.given import key_from, pairs, row_range, settings_for
+from rowmill.cli.given import amount, key_from, pairs, row_numbers, row_range, settings_for
 from rowmill.cli.session import BAD_USE, INTERRUPTED, OK, SOME_FAILED, Session
 from rowmill.cli.summary import show_mapping, show_summary, summary_json
 from rowmill.cli.watch import Watched, run_loop, watch
-from rowmill.domain.batch import UNFINISHED, BatchState, RowState, Settings
+from rowmill.domain.batch import IDLE, UNFINISHED, BatchState, RowState, Settings
 from rowmill.domain.causes import Cause
 from rowmill.domain.errors import UsageError
+from rowmill.ports.store import Again
 from rowmill.workbench import Draft, Order, Workbench
 from rowmill.workbench.apps import tidy_url
 from rowmill.workbench.results import check_target
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
 
 Maps = Annotated[list[str] | None, typer.Option("--map", metavar="FIELD=COLUMN", help="help.map")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="help.set")]
+Files = Annotated[Path | None, typer.Option("--files", metavar="FOLDER|ZIP", help="help.files")]
 Rows = Annotated[str | None, typer.Option("--rows", metavar="1-20", help="help.rows")]
 Sample = Annotated[int | None, typer.Option("--sample", metavar="N", min=1, help="help.sample")]
 Resume = Annotated[str | None, typer.Option("--resume", metavar="BATCH", help="help.resume")]
 New = Annotated[bool, typer.Option("--new", help="help.new")]
 Sheet = Annotated[Path | None, typer.Argument(metavar="SHEET", help="help.sheet")]
+RowNumbers = Annotated[list[str] | None, typer.Option("--row", metavar="3, 5-9", help="help.row")]
 CauseName = Annotated[str | None, typer.Option("--cause", metavar="CAUSE", help="help.cause")]
 
 # Why a batch pauses before anything was run: it was set up wrongly, so the exit says "bad configuration".
@@ -68,7 +71,18 @@ def run(
     maps: Maps = None,
     sets: Sets = None,
     concurrency: options.Concurrency = None,
+    most: options.Most = None,
+    per_minute: options.PerMinute = None,
+    gap: options.Gap = None,
+    response_mode: options.Mode = None,
+    priority: options.Priority = None,
+    max_failures: options.MaxFailures = None,
+    max_tokens: options.MaxTokens = None,
+    max_rows: options.MaxRows = None,
+    max_price: options.MaxPrice = None,
+    max_minutes: options.MaxMinutes = None,
     retries: options.Retries = None,
+    files: Files = None,
     rows: Rows = None,
     sample: Sample = None,
     data_dir: options.DataDir = None,
@@ -80,10 +94,19 @@ def run(
     session: Session = context.obj
     session.json = as_json
     settings = settings_for(session, data_dir)
-    settings = replace(
-        settings,
-        concurrency=settings.concurrency if concurrency is None else concurrency,
-        retries=settings.retries if retries is None else retries,
+    changes = _given(
+        concurrency=concurrency,
+        most=most,
+        per_minute=per_minute,
+        min_gap=gap,
+        response_mode=None if response_mode is None else response_mode.value,
+        priority=priority,
+        max_failures=max_failures,
+        max_tokens=max_tokens,
+        max_rows=max_rows,
+        max_price=amount(max_price),
+        max_seconds=None if max_minutes is None else 60 * max_minutes,
+        retries=retries,
     )
     target = output or (_default_output(sheet) if sheet is not None else None)
     if target is not None:
@@ -96,7 +119,7 @@ def run(
             target = _default_output(Path(workbench.batches.find(resume or "").sheet_path))
         job = Job(session, settings, workbench, engine, key, target, yes, sample)
         if resume is not None:
-            code = _resume(job, resume, sheet, base_url, concurrency)
+            code = _resume(job, resume, sheet, base_url, changes)
         else:
             assert sheet is not None
             assert base_url is not None
@@ -106,7 +129,8 @@ def run(
                 pairs("--map", maps),
                 pairs("--set", sets),
                 row_range(rows),
-                _batch_settings(settings),
+                replace(_batch_settings(settings), **changes),
+                files,
             )
             code = _start(job, order, base_url, new=new)
     raise typer.Exit(code)
@@ -116,6 +140,8 @@ def retry(
     context: typer.Context,
     batch_id: options.BatchId,
     cause: CauseName = None,
+    rows: RowNumbers = None,
+    sets: Sets = None,
     api_key: options.ApiKey = None,
     output: options.Output = None,
     concurrency: options.Concurrency = None,
@@ -135,18 +161,31 @@ def retry(
         check_target(target, Path(batch.sheet_path))
         job = Job(session, settings, workbench, engine, key, target, yes)
         batch = _ready(job, batch)
-        count = _put_back(job, batch, cause)
+        count = _put_back(job, batch, _which(job, batch, cause, rows, pairs("--set", sets)))
         if count == 0:
             session.tell("retry_none", batch=batch.id)
-        code = _run_and_report(job, workbench.batches.find(batch.id), concurrency)
+        code = _run_and_report(job, workbench.batches.find(batch.id), _given(concurrency=concurrency))
     raise typer.Exit(code)
 
 
-def _put_back(job: Job, batch: BatchRecord, cause: str | None) -> int:
-    known = {name for name, _, _ in job.workbench.batches.causes(batch.id)}
+def _which(job: Job, batch: BatchRecord, cause: str | None, typed: list[str] | None, changes: dict[str, str]) -> Again:
+    """Which rows are meant. Changed inputs are for one row: all others are run as they are."""
+    batches = job.workbench.batches
+    known = {name for name, _, _ in batches.causes(batch.id)}
     if cause is not None and cause not in known:
         raise UsageError("cause_unknown", cause=cause, known=", ".join(sorted(known)) or "–")
-    count = job.workbench.batches.retry(batch, cause)
+    numbers = row_numbers(typed)
+    if changes and len(numbers) != 1:
+        raise UsageError("set_needs_row")
+    if not numbers:
+        return Again(cause)
+    positions = batches.positions_of(batch, numbers)
+    inputs = batches.edited_inputs(batch, positions[0], changes) if changes else None
+    return Again(None, positions, inputs)
+
+
+def _put_back(job: Job, batch: BatchRecord, again: Again) -> int:
+    count = job.workbench.batches.retry(batch, again)
     job.session.tell("retry_rows", count=count, batch=batch.id)
     return count
 
@@ -155,9 +194,16 @@ def _default_output(sheet: Path) -> Path:
     return Path(f"{sheet.stem}-results.xlsx")
 
 
+def _given(**values: Any) -> dict[str, Any]:
+    """The settings of a batch that were named in the command line."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _batch_settings(settings: AppSettings) -> Settings:
     return Settings(
         concurrency=settings.concurrency,
+        most=settings.most,
+        response_mode=settings.response_mode,
         retries=settings.retries,
         row_timeout=settings.row_timeout,
         lost_window=settings.lost_window,
@@ -184,7 +230,7 @@ def _start(job: Job, order: Order, base_url: str, *, new: bool) -> int:
         workbench.discard(draft)
         session.tell("nothing_sent")
         return OK
-    return _run_and_report(job, workbench.accept(draft), None)
+    return _run_and_report(job, workbench.accept(draft), {})
 
 
 def _show_app(session: Session, app: AppRecord, info: AppInfo) -> None:
@@ -209,7 +255,7 @@ def _offer_resume(job: Job, left: BatchSummary) -> int:
     if session.interactive and not job.yes:
         session.tell("unfinished", batch=left.id, done=counts.done, total=counts.total)
         if typer.confirm(session.say("ask_resume")):
-            return _resume(job, left.id, None, None, None)
+            return _resume(job, left.id, None, None, {})
     raise UsageError("unfinished_batch", batch=left.id, done=counts.done, total=counts.total)
 
 
@@ -246,17 +292,17 @@ def _confirm(session: Session, draft: Draft) -> bool:
 # ── an old batch ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _resume(job: Job, batch_id: str, sheet: Path | None, base_url: str | None, concurrency: int | None) -> int:
+def _resume(job: Job, batch_id: str, sheet: Path | None, base_url: str | None, changes: dict[str, Any]) -> int:
     batch = job.workbench.batches.find(batch_id)
     check_target(job.output, Path(batch.sheet_path))
     if sheet is not None and sheet.exists() and job.workbench.digest(sheet) != batch.sheet_digest:
         raise UsageError("resume_other_sheet", batch=batch.id, sheet=batch.sheet_path, given=str(sheet))
     if base_url is not None and tidy_url(base_url) != batch.app.base_url:
         raise UsageError("resume_other_url", batch=batch.id, url=batch.app.base_url)
-    if batch.state not in UNFINISHED:
+    if batch.state not in UNFINISHED | IDLE:
         job.session.tell("already_done", batch=batch.id, state=job.session.say(f"batch_state.{batch.state.value}"))
         return _report(job, batch, None)
-    return _run_and_report(job, _ready(job, batch), concurrency)
+    return _run_and_report(job, _ready(job, batch), changes)
 
 
 def _ready(job: Job, batch: BatchRecord) -> BatchRecord:
@@ -267,10 +313,11 @@ def _ready(job: Job, batch: BatchRecord) -> BatchRecord:
 # ── both ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _run_and_report(job: Job, batch: BatchRecord, concurrency: int | None) -> int:
-    if concurrency is not None:
-        batch = replace(batch, settings=replace(batch.settings, concurrency=concurrency))
-    if batch.state not in UNFINISHED:
+def _run_and_report(job: Job, batch: BatchRecord, changes: dict[str, Any]) -> int:
+    """`changes` to the batch's settings hold for this call."""
+    if changes:
+        batch = replace(batch, settings=replace(batch.settings, **changes))
+    if batch.state not in UNFINISHED | IDLE:
         return _report(job, batch, None)
     until = job.workbench.batches.sample_end(batch.id, job.sample) if job.sample else None
     job.session.tell("batch_started", batch=batch.id)
@@ -297,7 +344,7 @@ def _report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
     workbench.export(batch, job.output, session.say)
     counts = workbench.batches.counts(batch.id)
     seconds = watched.seconds if watched else 0.0
-    session.answer(summary_json(batch, counts, seconds, job.output))
+    session.answer(summary_json(batch, counts, workbench.batches.output_files(batch.id), seconds, job.output))
     if not session.json:
         show_summary(session, workbench, batch, job.output, seconds)
     return _exit_code(batch, watched, counts.of(RowState.SUCCEEDED), counts.total, counts.done, sample=bool(job.sample))

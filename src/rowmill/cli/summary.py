@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rowmill.cli.watch import duration
+from rowmill.cli.watch import duration, reason_text
 from rowmill.domain.batch import UNFINISHED, RowState
 from rowmill.domain.mapping import column_letter
+from rowmill.workbench.beside import folder_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +24,10 @@ def counts_json(counts: Counts) -> dict[str, int]:
     return {"total": counts.total, "done": counts.done, **by_state, "tokens": counts.tokens}
 
 
-def summary_json(batch: BatchRecord, counts: Counts, seconds: float, output: Path | None) -> dict[str, Any]:
-    """`seconds`: how long this call ran the batch."""
+def summary_json(
+    batch: BatchRecord, counts: Counts, files: tuple[int, int], seconds: float, output: Path | None
+) -> dict[str, Any]:
+    """`files`: output files that are kept, and that could not be; `seconds`: how long this call ran the batch."""
     return {
         "batch": batch.id,
         "state": batch.state.value,
@@ -32,6 +35,8 @@ def summary_json(batch: BatchRecord, counts: Counts, seconds: float, output: Pat
         "detail": batch.detail,
         **counts_json(counts),
         "seconds": round(seconds, 3),
+        "output_files": files[0],
+        "output_files_lost": files[1],
         "output": str(output) if output else None,
     }
 
@@ -73,15 +78,24 @@ def show_summary(
     _show_causes(session, workbench, batch)
     if output is not None:
         session.show(session.say("results_at", path=str(output)))
+    _show_files(session, *workbench.batches.output_files(batch.id), output)
     _show_next(session, batch, counts)
+
+
+def _show_files(session: Session, kept: int, lost: int, output: Path | None) -> None:
+    if kept and output is not None:
+        session.show(session.say("files_beside", count=f"{kept:,}", folder=str(folder_of(output))))
+    elif kept:
+        session.show(session.say("files_kept", count=f"{kept:,}"))
+    if lost:
+        session.show(session.say("files_lost", count=f"{lost:,}"))
 
 
 def _state_line(session: Session, batch: BatchRecord) -> str:
     state = session.say(f"batch_state.{batch.state.value}")
     line = session.say("batch_line", batch=batch.id, state=state)
     if batch.reason and batch.state in UNFINISHED:
-        cause = f"cause.{batch.reason}"
-        why = session.say(cause) if session.say.knows(cause) else session.say(f"pause_reason.{batch.reason}")
+        why = reason_text(session, batch.reason)
         line += " " + session.say("batch_reason", reason=why, detail=f" ({batch.detail})" if batch.detail else "")
     return line
 

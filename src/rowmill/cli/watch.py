@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from rowmill.domain.batch import RowState
+from rowmill.domain.errors import RowmillError
 from rowmill.domain.progress import Counts, Speed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from rowmill.cli.session import Session
     from rowmill.domain.batch import BatchState
@@ -113,16 +114,63 @@ async def watch(
     )
 
 
+async def watch_many(session: Session, workbench: Workbench, engine: Engine, batches: Sequence[BatchRecord]) -> bool:
+    """Run several batches at once, with one line for each; True if somebody interrupted."""
+    signals = _Signals(session, engine)
+    with _listening(signals):
+        runs = [workbench.batches.run(engine, batch, _teller(session)) for batch in batches]
+        viewing = asyncio.create_task(_many_lines(session, workbench, batches))
+        try:
+            ended = await asyncio.gather(*runs, return_exceptions=True)
+        finally:
+            viewing.cancel()
+            await asyncio.gather(viewing, return_exceptions=True)
+    for error in ended:
+        if isinstance(error, RowmillError):
+            session.fail(error)  # the others have run all the same
+        elif isinstance(error, BaseException):
+            raise error
+    return signals.count > 0
+
+
+async def _many_lines(session: Session, workbench: Workbench, batches: Sequence[BatchRecord]) -> None:
+    if session.json or not session.side.is_terminal:
+        for batch in batches:
+            session.tell("batch_started", batch=batch.id)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[line]}", markup=False),
+    )
+    with Progress(*columns, console=session.side, refresh_per_second=8) as progress:
+        tasks = {batch.id: (progress.add_task(batch.id, line="", total=None), Speed()) for batch in batches}
+        before: dict[str, int | None] = dict.fromkeys(tasks)
+        while True:
+            for batch_id, (task, speed) in tasks.items():
+                counts = await asyncio.to_thread(workbench.batches.counts, batch_id)
+                _note(speed, counts, before[batch_id])
+                before[batch_id] = counts.done
+                _draw(session, counts, speed, progress, task)
+            await asyncio.sleep(LOOK_EVERY)
+
+
 def _teller(session: Session) -> Callable[[Event], None]:
     def tell(event: Event) -> None:
         params: dict[str, Any] = dict(event.params)
         if "position" in params:
             params["nth"] = int(params["position"]) + 1
         if "cause" in params:
-            params["cause"] = session.say(f"cause.{params['cause']}")
+            params["cause"] = reason_text(session, str(params["cause"]))
         session.tell(f"event.{event.fact.value}", **params)
 
     return tell
+
+
+def reason_text(session: Session, reason: str) -> str:
+    """Why a batch stands still: a cause of failure, or something that is no failure."""
+    cause = f"cause.{reason}"
+    return session.say(cause) if session.say.knows(cause) else session.say(f"pause_reason.{reason}")
 
 
 async def _shown(

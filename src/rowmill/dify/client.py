@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
@@ -16,6 +17,7 @@ import orjson
 
 from rowmill.dify.classify import read_error, read_exception, read_http_date
 from rowmill.dify.events import RunReader, read_blocking, read_detail
+from rowmill.dify.files import SignedLinks, upload_form
 from rowmill.dify.raw import read_json
 from rowmill.dify.sse import LARGEST_EVENT, EventDecoder
 from rowmill.domain.batch import Outcome, RunStatus
@@ -26,7 +28,11 @@ from rowmill.ports.dify import Finished, LoggedRun, OnSend, Opened, RunDetail, R
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+    from pathlib import Path
     from types import TracebackType
+    from typing import BinaryIO
+
+    from rowmill.domain.outputs import FileLink
 
 # What is no event stream and no run is small.
 LARGEST_ANSWER = 8 * 1024 * 1024
@@ -47,6 +53,9 @@ class Deadlines:
     silence: float = 90.0
     usage: float = 0.5
     run: float = 1800.0
+    download: float = 120.0
+    upload_rate: float = 50_000.0
+    """bytes per second: slower than that is not waited for"""
 
 
 class DifyClient:
@@ -68,6 +77,7 @@ class DifyClient:
         self._deadlines = deadlines or Deadlines()
         self._wall = wall
         self._session: aiohttp.ClientSession | None = None
+        self._links = SignedLinks(base_url, self._deadlines.connect, self._deadlines.download)
 
     async def __aenter__(self) -> Self:
         return self
@@ -78,6 +88,7 @@ class DifyClient:
         await self.close()
 
     async def close(self) -> None:
+        await self._links.close()
         if self._session is not None:
             await self._session.close()
 
@@ -253,21 +264,30 @@ class DifyClient:
         body, _ = await self._call("GET", "/workflows/logs", query=query)
         return _json(body)
 
-    async def upload(self, name: str, content: bytes, kind: str, user: str) -> Uploaded:
-        """Upload one file (`kind` = its MIME type). Only this user can use it."""
-        # Dify takes the name as it stands: one that is quoted for 7 bits would show its percent signs in the app.
-        form = aiohttp.FormData(quote_fields=False)
-        safe = "".join(sign if sign.isprintable() else "_" for sign in name)
-        form.add_field("file", content, filename=safe, content_type=kind)
-        form.add_field("user", user)
-        body, _ = await self._call("POST", "/files/upload", form=form)
+    async def upload(self, name: str, content: bytes | Path, kind: str, user: str) -> Uploaded:
+        """See DifyApp.upload."""
+        if isinstance(content, bytes):
+            return await self._upload(name, content, len(content), kind, user)
+        with content.open("rb") as file:
+            return await self._upload(name, file, os.fstat(file.fileno()).st_size, kind, user)
+
+    async def _upload(self, name: str, content: bytes | BinaryIO, size: int, kind: str, user: str) -> Uploaded:
+        seconds = self._deadlines.answer + size / self._deadlines.upload_rate
+        form = upload_form(name, content, kind, user)
+        body, _ = await self._call("POST", "/files/upload", form=form, seconds=seconds)
         answer = _json(body)
         if not answer.get("id"):
             raise DifyFailureError(Failure(FailureKind.REFUSED, "not_dify", "", HTTP_OK))
-        size = answer.get("size")
-        return Uploaded(
-            str(answer["id"]), str(answer.get("name") or name), size if isinstance(size, int) else len(content)
-        )
+        told = answer.get("size")
+        return Uploaded(str(answer["id"]), str(answer.get("name") or name), told if isinstance(told, int) else size)
+
+    def addresses(self, link: FileLink) -> list[str]:
+        """See DifyApp.addresses."""
+        return self._links.addresses(link)
+
+    def download(self, url: str, link: FileLink) -> AsyncGenerator[bytes]:
+        """See DifyApp.download."""
+        return self._links.blocks(url, link)
 
     # ── one exchange ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -279,18 +299,19 @@ class DifyClient:
         query: dict[str, str] | None = None,
         body: Any = None,
         form: aiohttp.FormData | None = None,
+        seconds: float | None = None,
     ) -> tuple[bytes, Mapping[str, str]]:
         async with (
-            self._within_reason(),
+            self._within_reason(seconds),
             self._answer(method, path, query=query, body=body, form=form) as response,
         ):
             return await _read_all(response, LARGEST_EVENT), response.headers
 
     @asynccontextmanager
-    async def _within_reason(self) -> AsyncIterator[None]:
+    async def _within_reason(self, seconds: float | None = None) -> AsyncIterator[None]:
         """A deadline, and every failure as a DifyFailureError."""
         try:
-            async with asyncio.timeout(self._deadlines.answer):
+            async with asyncio.timeout(self._deadlines.answer if seconds is None else seconds):
                 yield
         except TimeoutError as error:
             sent = not isinstance(error, aiohttp.ConnectionTimeoutError)

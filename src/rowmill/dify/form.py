@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
-from rowmill.domain.form import QUERY, Field, FieldKind, Form, Mode
+from rowmill.domain.form import QUERY, Field, FieldKind, FileSizes, Form, Mode
 
 _KINDS = {kind.value for kind in FieldKind}
 
@@ -16,7 +17,19 @@ def read_form(parameters: dict[str, Any], mode: Mode) -> Form:
     fields = [_query_field(mode)] if mode.is_chat else []
     for item in parameters.get("user_input_form") or []:
         fields.extend(_read_item(item))
-    return Form(tuple(fields))
+    sizes = _read_sizes(parameters.get("system_parameters"))
+    return Form(tuple(replace(field, sizes=sizes) if field.kind.is_file else field for field in fields))
+
+
+def _read_sizes(limits: Any) -> FileSizes | None:
+    if not isinstance(limits, dict):
+        return None
+    return FileSizes(
+        image=_positive(limits.get("image_file_size_limit")),
+        video=_positive(limits.get("video_file_size_limit")),
+        audio=_positive(limits.get("audio_file_size_limit")),
+        other=_positive(limits.get("file_size_limit")),
+    )
 
 
 def _query_field(mode: Mode) -> Field:

@@ -7,6 +7,7 @@ to something that has ended changes nothing: ended attempts are absorbing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
@@ -113,6 +114,8 @@ class BatchState(StrEnum):
     STOPPING = "stopping"
     STOPPED = "stopped"
     COMPLETED = "completed"
+    DELETED = "deleted"
+    """shown nowhere any more; its rows are being removed, a few thousand at a time"""
 
 
 class BatchMove(StrEnum):
@@ -123,20 +126,25 @@ class BatchMove(StrEnum):
     STOP = "stop"
     COMPLETE = "complete"
     RETRY = "retry"
+    DELETE = "delete"
 
 
+# The last wish wins: who pauses, stops and starts again in a hurry gets what was wished for last.
 BATCH_MOVES: dict[BatchMove, dict[BatchState, BatchState]] = {
     BatchMove.CHECKED: {BatchState.DRAFT: BatchState.QUEUED},
     BatchMove.START: {
         BatchState.QUEUED: BatchState.RUNNING,
         BatchState.PAUSED: BatchState.RUNNING,
-        # A killed process leaves these behind; the next one goes on from them.
+        BatchState.STOPPED: BatchState.RUNNING,
+        BatchState.STOPPING: BatchState.RUNNING,
+        # A killed process leaves these behind too; the next one goes on from them.
         BatchState.RUNNING: BatchState.RUNNING,
         BatchState.PAUSING: BatchState.RUNNING,
     },
     BatchMove.PAUSE: {
         BatchState.QUEUED: BatchState.PAUSED,
         BatchState.RUNNING: BatchState.PAUSING,
+        BatchState.STOPPING: BatchState.PAUSING,
         BatchState.PAUSING: BatchState.PAUSING,
         BatchState.PAUSED: BatchState.PAUSED,
     },
@@ -144,19 +152,32 @@ BATCH_MOVES: dict[BatchMove, dict[BatchState, BatchState]] = {
     BatchMove.STOP: {
         BatchState.QUEUED: BatchState.STOPPED,
         BatchState.PAUSED: BatchState.STOPPED,
+        BatchState.STOPPED: BatchState.STOPPED,
         BatchState.RUNNING: BatchState.STOPPING,
         BatchState.PAUSING: BatchState.STOPPING,
         BatchState.STOPPING: BatchState.STOPPING,
     },
-    BatchMove.COMPLETE: {BatchState.RUNNING: BatchState.COMPLETED, BatchState.PAUSING: BatchState.COMPLETED},
+    BatchMove.COMPLETE: {
+        BatchState.RUNNING: BatchState.COMPLETED,
+        BatchState.PAUSING: BatchState.COMPLETED,
+        BatchState.STOPPING: BatchState.COMPLETED,
+    },
     BatchMove.RETRY: {
         BatchState.COMPLETED: BatchState.QUEUED,
-        BatchState.PAUSED: BatchState.QUEUED,
+        BatchState.PAUSED: BatchState.PAUSED,
         BatchState.STOPPED: BatchState.QUEUED,
         BatchState.QUEUED: BatchState.QUEUED,
-        # Left behind by a killed process.
-        BatchState.RUNNING: BatchState.QUEUED,
-        BatchState.PAUSING: BatchState.QUEUED,
+        # The rows are taken up by whoever runs the batch.
+        BatchState.RUNNING: BatchState.RUNNING,
+        BatchState.PAUSING: BatchState.PAUSING,
+    },
+    BatchMove.DELETE: {
+        BatchState.DRAFT: BatchState.DELETED,
+        BatchState.QUEUED: BatchState.DELETED,
+        BatchState.PAUSED: BatchState.DELETED,
+        BatchState.STOPPED: BatchState.DELETED,
+        BatchState.COMPLETED: BatchState.DELETED,
+        BatchState.DELETED: BatchState.DELETED,
     },
 }
 
@@ -165,12 +186,33 @@ UNFINISHED = frozenset(
 )
 
 
+# Nobody works on it, and somebody may start it.
+IDLE = frozenset({BatchState.QUEUED, BatchState.PAUSED, BatchState.STOPPED})
+# What lists show.
+HIDDEN = frozenset({BatchState.DRAFT, BatchState.DELETED})
+
+
 def next_batch_state(state: BatchState, move: BatchMove) -> BatchState:
     """Where a move leads; raises IllegalMoveError where the table has no such move."""
     try:
         return BATCH_MOVES[move][state]
     except KeyError:
         raise IllegalMoveError("illegal_move", thing="batch", state=state.value, move=move.value) from None
+
+
+def closing_moves(state: BatchState, left: int, *, wants_to_end: bool) -> tuple[BatchMove, ...]:
+    """The moves with which the runner of a batch lays it down when nothing of it is under way any more; none where the
+    last wish is to go on. `left`: rows that have not come to their end. `wants_to_end`: the runner has a reason of its
+    own to end before that."""
+    match state:
+        case BatchState.RUNNING | BatchState.PAUSING | BatchState.STOPPING if left == 0:
+            return (BatchMove.COMPLETE,)
+        case BatchState.PAUSING | BatchState.STOPPING:
+            return (BatchMove.DRAINED,)
+        case BatchState.RUNNING if wants_to_end:
+            return BatchMove.PAUSE, BatchMove.DRAINED
+        case _:
+            return ()
 
 
 class RunStatus(StrEnum):
@@ -205,14 +247,39 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a batch is to be run. Seconds where a time is meant."""
+    """How a batch is to be run. Seconds where a time is meant.
 
-    concurrency: int = 4
+    `concurrency`: exactly so many at once; None: as many as the server bears, at most `most`. `priority`: the batch's
+    weight where several share an app. The limits are those of domain.brakes; `max_price` is a decimal text."""
+
+    concurrency: int | None = None
     retries: int = 1
     row_timeout: float = 1800.0
     lost_window: float = 300.0
     pinned_workflow: str | None = None
+    most: int = 50
+    per_minute: float | None = None
+    min_gap: float = 0.0
+    response_mode: str = "auto"
+    priority: float = 1.0
+    max_failures: float | None = None
+    max_tokens: int | None = None
+    max_rows: int | None = None
+    max_price: str | None = None
+    max_seconds: float | None = None
 
     @classmethod
     def from_json(cls, known: dict[str, Any]) -> Settings:
         return cls(**known)
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a batch has cost: rows that ended, tokens, price in the currency that Dify tells."""
+
+    rows: int = 0
+    tokens: int = 0
+    price: Decimal = Decimal(0)
+
+    def plus(self, *, rows: int = 0, tokens: int = 0, price: Decimal = Decimal(0)) -> Spent:
+        return Spent(self.rows + rows, self.tokens + tokens, self.price + price)

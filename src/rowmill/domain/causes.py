@@ -31,6 +31,9 @@ class Cause(StrEnum):
     BAD_INPUT = "bad_input"
     BAD_FILE = "bad_file"
     TOO_LARGE = "too_large"
+    FILE_GONE = "file_gone"
+    """the kept copy of an input file is not in the data folder any more"""
+    UPLOAD_FAILED = "upload_failed"
     # inside the run
     MODEL_RATE = "model_rate_limit"
     MODEL_DOWN = "model_unavailable"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from rowmill.domain.cell import Cell
     from rowmill.domain.form import Field, Form
+    from rowmill.domain.listing import Listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,11 @@ class RowCheck:
         mapping: Mapping,
         headers: Sequence[str],
         schema_check: Callable[[str, Any], str | None] | None = None,
+        listing: Listing | None = None,
     ) -> None:
         self._headers = headers
         self._schema_check = schema_check
+        self._listing = listing
         fields = {spec.variable: spec for spec in form.fields}
         self._columns = [(f, fields[f.variable], f.column) for f in mapping.feeds if f.column is not None]
         self._constants = {
@@ -46,7 +49,7 @@ class RowCheck:
         }
 
     def _read_constant(self, spec: Field, feed: Feed) -> Reading:
-        return read_cell(spec, feed.constant, self._schema_check)
+        return read_cell(spec, feed.constant, self._schema_check, self._listing)
 
     def constants(self) -> list[Problem]:
         """What is wrong with the constants: said once and not for every row."""
@@ -63,11 +66,19 @@ class RowCheck:
         inputs = {v: r.value for v, r in self._constants.items() if not r.absent}
         problems: list[Problem] = []
         for feed, spec, column in self._columns:
-            reading = read_cell(spec, cells[column] if column < len(cells) else None, self._schema_check)
+            cell = cells[column] if column < len(cells) else None
+            reading = read_cell(spec, cell, self._schema_check, self._listing)
             if not reading.absent:
                 inputs[feed.variable] = reading.value
             problems.extend(self._placed(finding, number, column, feed.variable) for finding in reading.findings)
         return CheckedRow(inputs, tuple(problems))
+
+    def problem(self, finding: Finding, number: int, variable: str) -> Problem:
+        """What somebody else has found wrong with a field's value in a row."""
+        column = next((column for feed, _, column in self._columns if feed.variable == variable), None)
+        if column is None:
+            return Problem(finding.code, variable=variable, params=finding.params, severity=finding.severity)
+        return self._placed(finding, number, column, variable)
 
     def _placed(self, finding: Finding, number: int, column: int, variable: str) -> Problem:
         return Problem(

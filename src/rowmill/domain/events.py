@@ -29,6 +29,8 @@ class Fact(StrEnum):
     STORE_TROUBLE = "store_trouble"
     """results are kept in memory until the database takes them: `code`"""
     STORE_WELL = "store_well"
+    FILE_LOST = "file_lost"
+    """the file `name` that row `row` put out could not be fetched: `detail`"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,16 @@ class FieldKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class FileSizes:
+    """Largest uploads that the server takes, in MB of 1024 * 1024 bytes; None = it does not say."""
+
+    image: int | None = None
+    video: int | None = None
+    audio: int | None = None
+    other: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Field:
     """One field. `max_length` counts code points for text kinds and files for file-list; None = no limit."""
 
@@ -64,6 +74,8 @@ class Field:
     file_extensions: tuple[str, ...] = ()
     upload_methods: tuple[str, ...] = ()
     json_schema: str | None = None
+    sizes: FileSizes | None = None
+    """of file kinds: pinned with the form, so that a batch is judged by one and the same limits"""
 
     @property
     def title(self) -> str:
@@ -81,8 +93,10 @@ class Form:
 
     @property
     def digest(self) -> str:
-        """16 hex digits that change whenever anything that a template shows or a check uses changes."""
-        return hashlib.sha256(json.dumps(form_to_json(self), sort_keys=True).encode()).hexdigest()[:16]
+        """16 hex digits that change whenever anything that the app's author wrote changes. Limits of the server are
+        not the author's: a template is not old because an administrator has raised one."""
+        written = [{key: value for key, value in item.items() if key != "sizes"} for item in form_to_json(self)]
+        return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def form_to_json(form: Form) -> list[dict[str, Any]]:
@@ -95,5 +109,6 @@ def form_from_json(items: list[dict[str, Any]]) -> Form:
     fields = []
     for item in items:
         known = {**item, "kind": FieldKind(item["kind"]), **{key: tuple(item[key]) for key in lists}}
-        fields.append(Field(**known))
+        sizes = item.get("sizes")
+        fields.append(Field(**{**known, "sizes": FileSizes(**sizes) if sizes else None}))
     return Form(tuple(fields))

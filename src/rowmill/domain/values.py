@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rowmill.domain.cell import EXCEL_EXACT, Cell, CellError, JsonCell, as_text, is_empty
-from rowmill.domain.files import read_files
+from rowmill.domain.files import placeholders, read_files
 from rowmill.domain.form import Field, FieldKind
 from rowmill.domain.problem import Severity
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rowmill.domain.errors import Param
+    from rowmill.domain.listing import Listing
 
 TRUE_WORDS = frozenset({"true", "1", "yes", "on", "是", "对", "真"})
 FALSE_WORDS = frozenset({"false", "0", "no", "off", "否", "错", "假"})
@@ -49,15 +50,22 @@ class Reading:
 ABSENT = Reading(absent=True)
 
 
-def read_cell(spec: Field, cell: Cell, schema_check: Callable[[str, Any], str | None] | None = None) -> Reading:
-    """The value of one field for one row, with everything that is wrong with it."""
+def read_cell(
+    spec: Field,
+    cell: Cell,
+    schema_check: Callable[[str, Any], str | None] | None = None,
+    listing: Listing | None = None,
+) -> Reading:
+    """The value of one field for one row, with everything that is wrong with it. `listing`: files that may be named."""
     try:
-        return _read_any(spec, cell, schema_check)
+        return _read_any(spec, cell, schema_check, listing)
     except RecursionError:
         return _wrong("json_wrong", detail="nested too deeply")
 
 
-def _read_any(spec: Field, cell: Cell, schema_check: Callable[[str, Any], str | None] | None) -> Reading:
+def _read_any(
+    spec: Field, cell: Cell, schema_check: Callable[[str, Any], str | None] | None, listing: Listing | None
+) -> Reading:
     if isinstance(cell, CellError):
         return _wrong("error_cell", found=cell.text)
     if is_empty(cell):
@@ -66,6 +74,8 @@ def _read_any(spec: Field, cell: Cell, schema_check: Callable[[str, Any], str | 
         return _read_damaged(spec, cell)
     if spec.kind is FieldKind.JSON:
         return _read_json(spec, cell, schema_check)
+    if spec.kind.is_file:
+        return _read_file(spec, cell, listing)
     return _READERS[spec.kind](spec, cell)
 
 
@@ -179,16 +189,19 @@ def _read_json(spec: Field, cell: Cell, schema_check: Callable[[str, Any], str |
     return Reading(value)
 
 
-def _read_file(spec: Field, cell: Cell) -> Reading:
-    if isinstance(cell, (dt.date, dt.time, dt.timedelta, bool, int, float)):
+def _read_file(spec: Field, cell: Cell, listing: Listing | None) -> Reading:
+    if isinstance(cell, (dt.date, dt.time, dt.timedelta, bool)) or (isinstance(cell, (int, float)) and listing is None):
         return _wrong("file_not_url", found=_short(as_text(cell)))
     if _has_surrogate(as_text(cell)):
         return _wrong("broken_character")
     entries = cell.value if isinstance(cell, JsonCell) else as_text(cell)
-    files, problem = read_files(spec, entries)
-    if problem is not None:
-        return Reading(absent=True, findings=(Finding(problem[0], dict(problem[1])),))
-    return Reading(files)
+    files, misfits = read_files(spec, entries, listing)
+    if misfits:
+        return Reading(absent=True, findings=tuple(Finding(code, dict(params)) for code, params in misfits))
+    empty = [file for file in placeholders({"": files}) if not file["size"]]
+    return Reading(
+        files, findings=tuple(Finding("file_empty", {"found": file["name"]}, Severity.WARNING) for file in empty)
+    )
 
 
 _READERS: dict[FieldKind, Callable[[Field, Cell], Reading]] = {
@@ -197,8 +210,6 @@ _READERS: dict[FieldKind, Callable[[Field, Cell], Reading]] = {
     FieldKind.SELECT: _read_select,
     FieldKind.NUMBER: _read_number,
     FieldKind.CHECKBOX: _read_checkbox,
-    FieldKind.FILE: _read_file,
-    FieldKind.FILE_LIST: _read_file,
 }
 
 

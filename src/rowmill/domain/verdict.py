@@ -84,6 +84,7 @@ _ROW_CODES: dict[str, Cause] = {
     "file_too_large": Cause.TOO_LARGE,
     "request_entity_too_large": Cause.TOO_LARGE,
     "unsupported_file_type": Cause.BAD_FILE,
+    "file_gone": Cause.FILE_GONE,
     "reply_too_large": Cause.TOO_LARGE,
 }
 
@@ -94,6 +95,8 @@ _MODEL_ERROR = "completion_request_error"
 _TOO_MANY = "too many requests"
 _UNPUBLISHED = "workflow not published"
 SERVER_TRIES = 3
+UPLOAD_TRIES = 6
+_LOST_UPLOAD = "invalid upload file"
 
 
 def judge_failure(failure: Failure, tries: int) -> Verdict:
@@ -123,6 +126,28 @@ def judge_server_error(cause: Cause, tries: int) -> Verdict:
     if tries < SERVER_TRIES:
         return Verdict(Action.RETRY, cause, RowMove.WAIT, delay=retry_delay(tries))
     return Verdict(Action.SETTLE, cause, RowMove.FAIL)
+
+
+def judge_upload(failure: Failure, errors: int) -> Verdict:
+    """What to do about an upload that failed, before its row was sent. It costs nothing, whatever became of it, and is
+    simply done again: by the row itself until `errors`, this one included, says that it is not the network's fault."""
+    verdict = judge_failure(failure, 1)
+    cause = verdict.cause
+    match verdict.action:
+        case Action.RECONCILE if errors < UPLOAD_TRIES:
+            away = failure.kind is not FailureKind.ERRORED
+            return Verdict(Action.RESEND, Cause.UNREACHABLE if away else Cause.SERVER_ERROR, counts=False)
+        case Action.RECONCILE:
+            return Verdict(Action.SETTLE, Cause.UPLOAD_FAILED)
+        case Action.SETTLE if cause not in (Cause.TOO_LARGE, Cause.FILE_GONE):
+            return Verdict(Action.SETTLE, Cause.BAD_FILE)
+        case _:
+            return verdict
+
+
+def lost_upload(failure: Failure) -> bool:
+    """Whether a run was, or may have been, refused because the server no longer has a file that was uploaded to it."""
+    return _LOST_UPLOAD in failure.message.lower() or failure.code == "no_run_seen"
 
 
 def cause_of_failure(failure: Failure) -> Cause:

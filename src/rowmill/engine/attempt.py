@@ -6,39 +6,52 @@ reconciler; only what certainly cost nothing is put back.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import AttemptState, Outcome, RowMove, RunStatus
-from rowmill.domain.causes import Cause
+from rowmill.domain.causes import PASSING, Cause
 from rowmill.domain.errors import DifyFailureError
 from rowmill.domain.form import QUERY
-from rowmill.domain.pace import Signal
-from rowmill.domain.verdict import Action, Failure, FailureKind, Verdict, judge_failure, judge_outcome, quoted_limit
+from rowmill.domain.pace import Kind, ResponseMode, Sample, Start
+from rowmill.domain.verdict import (
+    Action,
+    Failure,
+    FailureKind,
+    Verdict,
+    judge_failure,
+    judge_outcome,
+    lost_upload,
+    quoted_limit,
+)
 from rowmill.ports.dify import Attached, Finished, Opened, RunRequest
 from rowmill.ports.store import Attach, AttemptKey, Finish, Intend, Lose, OpenAttempt, Refuse
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from rowmill.domain.batch import Settings
+    from rowmill.domain.brakes import Brakes, Reason
+    from rowmill.engine.downloads import Downloads
     from rowmill.engine.intake import Intake
-    from rowmill.engine.permits import Permits
+    from rowmill.engine.permits import Share
     from rowmill.engine.recorder import Recorder
+    from rowmill.engine.uploads import Ready, Uploads
     from rowmill.ports.clock import Clock
     from rowmill.ports.dify import DifyApp
     from rowmill.ports.store import RowJob, SentMarks
 
 # An intent that cannot be sent this soon is taken back: its moment of sending must stay true.
 SEND_PATIENCE = 5.0
+STOP_TRIES = 3
 
-_SIGNALS = {
-    Cause.APP_LIMIT: Signal.REJECT,
-    Cause.RATE_LIMIT: Signal.REJECT,
-    Cause.EDGE_LIMIT: Signal.EDGE,
-    Cause.UNREACHABLE: Signal.DOWN,
+_REFUSALS = {
+    Cause.APP_LIMIT: Kind.REJECT,
+    Cause.RATE_LIMIT: Kind.REJECT,
+    Cause.EDGE_LIMIT: Kind.EDGE,
+    Cause.UNREACHABLE: Kind.DOWN,
 }
 
 
@@ -50,12 +63,15 @@ class Lane:
     app: DifyApp
     settings: Settings
     recorder: Recorder
-    permits: Permits
+    share: Share
     intake: Intake
     sent: SentMarks
     clock: Clock
-    pause: Callable[[Cause, str], None]
+    brakes: Brakes
+    pause: Callable[[Reason, str], None]
     lost: Callable[[OpenAttempt, Failure], None]
+    uploads: Uploads
+    downloads: Downloads
 
 
 @dataclass(slots=True)
@@ -67,13 +83,15 @@ class _Listening:
     slot: int
     sent_at: float
     reserved_at: float
+    mode: ResponseMode
+    ready: Ready
     ahead: float = 0.0
     attached: Attached | None = None
     recorded: asyncio.Future[bool] | None = None
     """the commit of the run id, under way"""
     reserved: bool = True
-    began: float | None = None
-    """when it took its place in flight"""
+    start: Start | None = None
+    """its place in flight, once it has one"""
 
 
 class _NotNowError(Exception):
@@ -81,34 +99,78 @@ class _NotNowError(Exception):
 
 
 class Attempts:
-    """Runs attempts, one call per row."""
+    """Runs attempts, one call per row. `live`: those that are in flight."""
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
+        self.live: dict[AttemptKey, _Listening] = {}
+        self.stopping = False
+        """whether runs are to be stopped as soon as their task ids are known"""
+        self._stops: set[asyncio.Task[None]] = set()
+        self._preparing: set[int] = set()
 
     async def run(self, job: RowJob, slot: int) -> bool:
         """One attempt of a row on a slot. True if the slot is free again; False if it must stay the attempt's own."""
         lane = self._lane
-        if not await lane.permits.reserve(lane.intake.quit):
+        if not await lane.share.reserve(lane.intake.quit):
             lane.intake.settled()
             return True
+        reserved_at = lane.clock.monotonic()
         key = AttemptKey(lane.batch_id, job.position, job.tries + 1)
-        user = slot_user(lane.batch_id, slot)
-        listening = _Listening(key, user, slot, lane.clock.wall(), lane.clock.monotonic())
+        user, mode = slot_user(lane.batch_id, slot), lane.share.pace.response_mode()
+        ready = await self._make_ready(job, Intend(key, slot, user, lane.clock.wall()))
+        if ready is None:
+            return True
+        listening = _Listening(key, user, slot, lane.clock.wall(), reserved_at, mode, ready)
         if not await self._intend(listening):
             lane.intake.settled()
             return True
         return await self._send(job, listening)
+
+    async def _make_ready(self, job: RowJob, intend: Intend) -> Ready | None:
+        """The row's inputs with its files uploaded; None if the row was put back, or failed, for want of one. Nothing
+        is intended yet: an upload is no run, and may take its time."""
+        lane, ready = self._lane, None
+        if job.position in self._preparing:
+            # A waiting row stays due until it is intended, and was read from the store once more meanwhile.
+            lane.share.cancel()
+            lane.intake.settled()
+            return None
+        self._preparing.add(job.position)
+        try:
+            ready = await lane.uploads.ready(job, intend.user, lane.intake.quit)
+        except DifyFailureError as error:
+            verdict = lane.uploads.judge(job, error.failure)
+            if verdict.action is Action.SETTLE:
+                await self._fail_unsent(intend, verdict, error.failure.message or error.failure.code)
+                return None
+            if verdict.pause:
+                lane.pause(verdict.cause or Cause.BAD_FILE, error.failure.message or error.failure.code)
+            lane.share.trouble(_sample_of(error.failure, verdict), verdict.cause)
+        finally:
+            self._preparing.discard(job.position)
+            if ready is None:
+                lane.share.cancel()
+        if ready is None:
+            lane.intake.give_back(job)
+            lane.intake.settled()
+        return ready
+
+    async def _fail_unsent(self, intend: Intend, verdict: Verdict, error: str) -> None:
+        lane = self._lane
+        if await lane.recorder.put(intend):
+            await lane.recorder.put(Refuse(intend.key, str(verdict.cause), error, verdict.move))
+        after_verdict(lane, verdict, Outcome(RunStatus.FAILED, error=error))
 
     async def _intend(self, heard: _Listening) -> bool:
         lane = self._lane
         try:
             taken = await lane.recorder.put(Intend(heard.key, heard.slot, heard.user, heard.sent_at))
         except BaseException:
-            lane.permits.cancel()
+            lane.share.cancel()
             raise
         if not taken:
-            lane.permits.cancel()
+            lane.share.cancel()
         return taken
 
     async def _send(self, job: RowJob, heard: _Listening) -> bool:
@@ -119,14 +181,12 @@ class Attempts:
             await self._put_back(job, Refuse(heard.key, "gate"))
             return True
         except DifyFailureError as error:
-            self._leave(heard, None)
             return await self._failed(job, heard, error.failure)
         except BaseException:
-            self._leave(heard, None)
+            self._leave(heard, Sample(Kind.LEFT), None)
             raise
-        seconds = lane.clock.monotonic() - (heard.began or 0.0)
-        self._leave(heard, seconds)
-        await self._finish(job, heard.key, outcome, seconds)
+        seconds = lane.clock.monotonic() - (heard.start.at if heard.start else 0.0)
+        await self._finish(job, heard, outcome, seconds)
         return True
 
     async def _take_place(self, heard: _Listening) -> None:
@@ -134,20 +194,68 @@ class Attempts:
         time and not Dify's, keeps no other row waiting."""
         lane, heard.reserved = self._lane, False
         prepared = lane.clock.monotonic() - heard.reserved_at
-        if not await lane.permits.send(SEND_PATIENCE, lane.intake.quit, prepared):
+        heard.start = await lane.share.send(SEND_PATIENCE, lane.intake.quit, prepared, heard.mode)
+        if heard.start is None:
             raise _NotNowError
-        heard.began = lane.clock.monotonic()
+        self.live[heard.key] = heard
         lane.sent.mark(heard.slot, heard.key)
 
-    def _leave(self, heard: _Listening, seconds: float | None) -> None:
-        if heard.began is not None:
-            self._lane.permits.release(seconds)
+    def _leave(self, heard: _Listening, sample: Sample, seconds: float | None, cause: Cause | None = None) -> None:
+        """The place in flight, or the reservation of one, is free."""
+        self.live.pop(heard.key, None)
+        if heard.start is not None:
+            self._lane.share.ended(heard.start, sample, seconds, cause)
         elif heard.reserved:
-            self._lane.permits.cancel()
+            heard.reserved = False
+            self._lane.share.cancel()
+            if sample.kind is Kind.DOWN:
+                self._lane.share.trouble(sample, cause)
+
+    # ── stopping Dify's runs ────────────────────────────────────────────────────────────────────────────────────
+
+    def stop(self) -> None:
+        """Ask Dify to stop what is in flight, and what will turn out to be. The streams tell what comes of it."""
+        self.stopping = True
+        for heard in self.live.values():
+            self._stop(heard)
+
+    def go_on(self) -> None:
+        """Nothing is to be stopped any more."""
+        self.stopping = False
+
+    async def close(self) -> None:
+        """Nobody waits for what is still being asked."""
+        for task in self._stops:
+            task.cancel()
+        await asyncio.gather(*self._stops, return_exceptions=True)
+
+    def _stop(self, heard: _Listening) -> None:
+        if heard.attached is not None:
+            self.stop_run(heard.attached.task_id, heard.user)
+
+    def stop_run(self, task_id: str | None, user: str) -> None:
+        """A run whose task id is not known cannot be stopped: a blocking one never."""
+        if task_id is not None:
+            task = asyncio.create_task(self._ask_to_stop(task_id, user))
+            self._stops.add(task)
+            task.add_done_callback(self._stops.discard)
+
+    async def _ask_to_stop(self, task_id: str, user: str) -> None:
+        """An answer proves nothing, and no answer is no reason to ask for ever: the run's own end tells."""
+        for _ in range(STOP_TRIES):
+            try:
+                await self._lane.app.stop(task_id, user)
+            except DifyFailureError:
+                await self._lane.clock.sleep(1.0)
+            else:
+                return
+
+    # ── one attempt ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _listen(self, job: RowJob, heard: _Listening) -> Outcome:
         lane = self._lane
-        request = make_request(job, heard.user, lane.settings.pinned_workflow)
+        sent = replace(job, inputs=heard.ready.inputs)
+        request = make_request(sent, heard, lane.settings.pinned_workflow)
         async with aclosing(lane.app.run(request, lambda: self._take_place(heard))) as events:
             async for event in events:
                 match event:
@@ -162,35 +270,45 @@ class Attempts:
     def _attach(self, heard: _Listening, ids: Attached) -> None:
         lane = self._lane
         heard.attached = ids
-        lane.permits.accepted()
+        if heard.start is not None:
+            lane.share.accepted(heard.start)
         # Not waited for here: the next events are read meanwhile, and the commits stay in order.
         record = Attach(heard.key, ids.run_id, ids.task_id, ids.workflow_id, heard.ahead)
         heard.recorded = lane.recorder.put(record)
+        if self.stopping:
+            self._stop(heard)
 
-    async def _finish(self, job: RowJob, key: AttemptKey, outcome: Outcome, seconds: float) -> None:
+    async def _finish(self, job: RowJob, heard: _Listening, outcome: Outcome, seconds: float) -> None:
         lane = self._lane
-        if not lane.permits.pace.proven:
-            lane.permits.accepted()
         billed = job.tries + 1 - job.refused
-        verdict = judge_outcome(outcome, billed, lane.settings.retries)
-        await lane.recorder.put(finish_record(key, outcome, verdict, lane.clock, seconds))
-        after_verdict(lane, verdict, outcome.error or "")
+        verdict = lane.brakes.allow(judge_outcome(outcome, billed, lane.settings.retries))
+        self._leave(heard, Sample(_kind_of(outcome, verdict), elapsed=outcome.seconds), seconds)
+        if await lane.recorder.put(finish_record(heard.key, outcome, verdict, lane.clock, seconds)):
+            lane.downloads.collect(heard.key, outcome.outputs)
+        after_verdict(lane, verdict, outcome)
 
     async def _failed(self, job: RowJob, heard: _Listening, failure: Failure) -> bool:
         lane = self._lane
+        verdict = judge_failure(failure, job.tries + 1 - job.refused)
+        self._leave(heard, _sample_of(failure, verdict), None, verdict.cause)
         if heard.recorded is not None:
             await heard.recorded
-        verdict = judge_failure(failure, job.tries + 1 - job.refused)
+        if heard.ready.reused and lost_upload(failure):
+            await lane.uploads.forget(heard.ready.reused)
+            if verdict.action is Action.SETTLE:
+                await self._put_back(job, Refuse(heard.key, str(verdict.cause), failure.message))
+                return True
         match verdict.action:
             case Action.RECONCILE:
                 return await self._lose(job, heard, failure, verdict)
             case Action.RESEND:
-                self._slow_down(failure, verdict)
+                if verdict.pause:
+                    lane.pause(verdict.cause or Cause.RUN_FAILED, failure.message or failure.code)
                 await self._put_back(job, Refuse(heard.key, str(verdict.cause), failure.message or failure.code))
             case _:
                 outcome = Outcome(RunStatus.FAILED, error=failure.message or failure.code)
                 await lane.recorder.put(finish_record(heard.key, outcome, verdict, lane.clock))
-                after_verdict(lane, verdict, "")
+                after_verdict(lane, verdict, outcome)
         return True
 
     async def _lose(self, job: RowJob, heard: _Listening, failure: Failure, verdict: Verdict) -> bool:
@@ -212,17 +330,6 @@ class Attempts:
         lane.lost(lost, failure)  # the reconciler settles the row with the intake
         return False
 
-    def _slow_down(self, failure: Failure, verdict: Verdict) -> None:
-        lane = self._lane
-        if verdict.pause:
-            lane.pause(verdict.cause or Cause.RUN_FAILED, failure.message or failure.code)
-            return
-        limit = quoted_limit(failure.message)
-        if limit is not None:
-            lane.permits.pace.learn_limit(limit)
-        cause = verdict.cause or Cause.UNREACHABLE
-        lane.permits.trouble(_SIGNALS.get(cause, Signal.REJECT), cause, failure.retry_after)
-
     async def _put_back(self, job: RowJob, record: Refuse) -> None:
         lane = self._lane
         if await lane.recorder.put(record):
@@ -235,10 +342,32 @@ def slot_user(batch_id: str, slot: int) -> str:
     return f"rowmill-{batch_id[:8]}-s{slot}"
 
 
-def make_request(job: RowJob, user: str, workflow_id: str | None) -> RunRequest:
+def make_request(job: RowJob, heard: _Listening, workflow_id: str | None) -> RunRequest:
     """What is sent for a row. A chat's question travels beside the inputs."""
     inputs = {name: value for name, value in job.inputs.items() if name != QUERY}
-    return RunRequest(inputs, user, query=job.inputs.get(QUERY), workflow_id=workflow_id)
+    streaming = heard.mode is not ResponseMode.BLOCKING
+    query = job.inputs.get(QUERY)
+    return RunRequest(inputs, heard.user, query=query, workflow_id=workflow_id, streaming=streaming)
+
+
+def _kind_of(outcome: Outcome, verdict: Verdict) -> Kind:
+    """What a run's end tells about the load. Bad inputs must not slow the others down."""
+    if outcome.status is not RunStatus.FAILED:
+        return Kind.OK
+    return Kind.OVERLOADED if verdict.cause in PASSING else Kind.FAILED
+
+
+def _sample_of(failure: Failure, verdict: Verdict) -> Sample:
+    """What a failed call tells about the load."""
+    match verdict.action:
+        case Action.RECONCILE:
+            # A stream that broke after its run began tells about the network, not about the server's queue.
+            return Sample(Kind.LEFT if failure.kind is FailureKind.CUT else Kind.UNKNOWN)
+        case Action.RESEND if not verdict.pause:
+            kind = _REFUSALS.get(verdict.cause or Cause.UNREACHABLE, Kind.REJECT)
+            return Sample(kind, failure.retry_after, quoted=quoted_limit(failure.message))
+        case _:
+            return Sample(Kind.LEFT)
 
 
 def finish_record(
@@ -252,10 +381,13 @@ def finish_record(
     return Finish(key, verdict.move, outcome, cause, spent, due_at, clock.wall())
 
 
-def after_verdict(lane: Lane, verdict: Verdict, detail: str) -> None:
+def after_verdict(lane: Lane, verdict: Verdict, outcome: Outcome) -> None:
     """What follows from a committed verdict for the batch."""
     if verdict.move is RowMove.WAIT:
         lane.intake.wait_until(lane.clock.wall() + verdict.delay)
     if verdict.pause and verdict.cause is not None:
-        lane.pause(verdict.cause, detail)
+        lane.pause(verdict.cause, outcome.error or "")
+    brake = lane.brakes.note(verdict, outcome)
+    if brake is not None:
+        lane.pause(brake, "")
     lane.intake.settled()

@@ -7,6 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rowmill.ports.clock import Clock
     from rowmill.ports.store import RowJob, Store
 
@@ -16,16 +18,26 @@ PAGE = 200
 class Intake:
     """`next` gives rows until none is left and none can come back. One reader of the store at a time."""
 
-    def __init__(self, store: Store, batch_id: str, clock: Clock, until: int | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        batch_id: str,
+        clock: Clock,
+        until: int | None = None,
+        allowed: Callable[[int], bool] = lambda _: True,
+    ) -> None:
         self._store = store
         self._batch_id = batch_id
         self._clock = clock
         self._until = until
+        self._allowed = allowed
         self._ready: deque[RowJob] = deque()
         self._after = -1
         self._drained = False
+        self._rewound = False
         self._due: float | None = 0.0
-        self._busy = 0
+        self.busy = 0
+        """rows that are being worked on"""
         self._changed = asyncio.Event()
         self._reading = asyncio.Lock()
         self.quit = asyncio.Event()
@@ -42,11 +54,11 @@ class Intake:
 
     def taken(self) -> None:
         """A row is being worked on, and may come back."""
-        self._busy += 1
+        self.busy += 1
 
     def settled(self) -> None:
         """… it is not any more."""
-        self._busy -= 1
+        self.busy -= 1
         self._changed.set()
 
     def stop(self) -> None:
@@ -54,15 +66,33 @@ class Intake:
         self.quit.set()
         self._changed.set()
 
+    def resume(self) -> None:
+        """More rows after all."""
+        self.quit.clear()
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Rows were put back in the store: they may lie before those that were read last."""
+        self._rewound = True
+        self._drained = False
+        self._changed.set()
+
+    @property
+    def is_done(self) -> bool:
+        """No row is left, and none can come back by itself."""
+        return self.quit.is_set() or (self.busy == 0 and self._due is None and self._drained and not self._ready)
+
     async def next(self) -> RowJob | None:
         """The next row, counted as taken; None when it is time to quit or nothing is left."""
         while not self.quit.is_set():
             if not self._ready:
                 await self._fill()
             if self._ready:
+                if not self._allowed(self.busy):
+                    return None
                 self.taken()
                 return self._ready.popleft()
-            if self._busy == 0 and self._due is None and self._drained:
+            if self.busy == 0 and self._due is None and self._drained:
                 self._changed.set()  # the others wait for the same news
                 return None
             await self._wait_for_news()
@@ -74,13 +104,15 @@ class Intake:
             if self._ready or (self._drained and not due):
                 return
             self._due = None
+            if self._rewound:
+                self._rewound, self._after = False, -1
             jobs, due_at = await asyncio.to_thread(self._read)
             if due_at is not None:
                 self.wait_until(due_at)  # a row may have begun to wait while the store was read
             self._ready.extend(jobs)
             fresh = [job.position for job in jobs if job.position > self._after]
             self._after = max(fresh, default=self._after)
-            self._drained = len(jobs) < PAGE
+            self._drained = len(jobs) < PAGE and not self._rewound
 
     def _read(self) -> tuple[list[RowJob], float | None]:
         now = self._clock.wall()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rowmill.domain.batch import Outcome, RowMove
+from rowmill.domain.batch import Outcome, RowMove, RunStatus
 from rowmill.domain.causes import Cause
 from rowmill.domain.errors import DifyFailureError
 from rowmill.domain.events import Event, Fact
@@ -39,6 +39,7 @@ class Patience:
     shortest_run_deadline: float = 1200.0
     not_found: float = 60.0
     errored_window: float = 5.0
+    after_stop: float = 30.0
     skew: float = 3600.0
     """how wrong the clocks may be: runs of the slot's user that belong to other attempts are known by their ids"""
     send_margin: float = 10.0
@@ -61,6 +62,16 @@ class _Left(Enum):
     CLOSED = "closed"
 
 
+class Settled(Enum):
+    """What `settle` left."""
+
+    SLOT_FREE = "slot_free"
+    SLOT_TAKEN = "slot_taken"
+    """the attempt ended as unknown: a late run of the slot's user would still be its own"""
+    LAID_DOWN = "laid_down"
+    """it is time to quit: the attempt is as open as before"""
+
+
 class Reconciler:
     """Settles one lost attempt per call of `settle`."""
 
@@ -79,14 +90,20 @@ class Reconciler:
         self._tell = tell
         self._in_thread = in_thread
         self._patience = patience or Patience()
+        self._hurrying = False
 
-    async def settle(self, lost: OpenAttempt, failure: Failure | None) -> bool:
-        """True when the attempt's slot is free again; False when it ended as unknown, or it is time to quit."""
+    def hurry(self, *, hurrying: bool = True) -> None:
+        """The batch is being stopped: looking goes on although no row starts any more, but not for long. Dify may show
+        a stopped run as running for ever."""
+        self._hurrying = hurrying
+
+    async def settle(self, lost: OpenAttempt, failure: Failure | None) -> Settled:
+        """Find out what became of an attempt."""
         run_id = lost.run_id
         if run_id is None:
             found = await self._look_up(lost, failure)
             if found is _Left.QUIT:
-                return False
+                return Settled.LAID_DOWN
             if found is _Left.CLOSED:
                 return await self._not_found(lost, failure)
             run_id = str(found)
@@ -95,23 +112,24 @@ class Reconciler:
             return await self._give_up(lost, Cause.REPLY_LOST, run_id)
         return await self._follow(lost, run_id)
 
-    async def _follow(self, lost: OpenAttempt, run_id: str) -> bool:
+    async def _follow(self, lost: OpenAttempt, run_id: str) -> Settled:
         outcome = await self._poll(run_id)
         if outcome is _Left.QUIT:
-            return False
+            return Settled.LAID_DOWN
         if isinstance(outcome, Cause):
             return await self._give_up(lost, outcome, run_id)
         assert isinstance(outcome, Outcome)
         await self._finish(lost, outcome)
-        return True
+        return Settled.SLOT_FREE
 
     async def _finish(self, lost: OpenAttempt, outcome: Outcome) -> None:
         lane = self._lane
         billed = lost.key.number - lost.job.refused
-        verdict = judge_outcome(outcome, billed, lane.settings.retries)
-        await lane.recorder.put(finish_record(lost.key, outcome, verdict, lane.clock))
+        verdict = lane.brakes.allow(judge_outcome(outcome, billed, lane.settings.retries))
+        if await lane.recorder.put(finish_record(lost.key, outcome, verdict, lane.clock)):
+            lane.downloads.collect(lost.key, outcome.outputs)
         self._tell(Event(Fact.FOUND, {"position": lost.key.position, "status": outcome.status.value}))
-        after_verdict(lane, verdict, outcome.error or "")
+        after_verdict(lane, verdict, outcome)
 
     # ── by run id ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -119,6 +137,7 @@ class Reconciler:
         left = max(self._patience.shortest_run_deadline, self._lane.settings.row_timeout)
         missing, gap = 0.0, self._patience.first_gap
         while left > 0:
+            left = min(left, self._patience.after_stop) if self._hurrying else left
             heard, detail = await self._ask(lambda: self._lane.app.run_detail(run_id))
             if detail is not None and detail.outcome is not None:
                 return _as_outcome(detail)
@@ -175,7 +194,7 @@ class Reconciler:
 
     # ── ends ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _not_found(self, lost: OpenAttempt, failure: Failure | None) -> bool:
+    async def _not_found(self, lost: OpenAttempt, failure: Failure | None) -> Settled:
         if failure is not None and failure.kind is FailureKind.ERRORED:
             return await self._refused_after_all(lost, failure)
         cause = Cause.REPLY_LOST
@@ -183,7 +202,7 @@ class Reconciler:
             cause = Cause.NOT_STARTED
         return await self._give_up(lost, cause, None)
 
-    async def _refused_after_all(self, lost: OpenAttempt, failure: Failure) -> bool:
+    async def _refused_after_all(self, lost: OpenAttempt, failure: Failure) -> Settled:
         """The server said 5xx in its own words, and no run turned up: none was started."""
         lane = self._lane
         verdict = judge_server_error(Cause.SERVER_ERROR, lost.key.number - lost.job.refused)
@@ -192,18 +211,18 @@ class Reconciler:
         move = RowMove.WAIT if waits else RowMove.FAIL
         error = failure.message or failure.code
         await lane.recorder.put(Refuse(lost.key, str(verdict.cause), error, move, due_at, counts=True))
-        after_verdict(lane, verdict, error)
-        return True
+        after_verdict(lane, verdict, Outcome(RunStatus.FAILED, error=error))
+        return Settled.SLOT_FREE
 
-    async def _give_up(self, lost: OpenAttempt, cause: Cause, run_id: str | None) -> bool:
+    async def _give_up(self, lost: OpenAttempt, cause: Cause, run_id: str | None) -> Settled:
         lane = self._lane
         await lane.recorder.put(GiveUp(lost.key, cause.value, run_id))
         self._tell(Event(Fact.GAVE_UP, {"position": lost.key.position, "cause": cause.value}))
-        if not lane.permits.pace.proven and cause is Cause.NOT_STARTED:
+        if not lane.share.proven.is_set() and cause is Cause.NOT_STARTED:
             # The very first row met silence: more rows would only meet the same, one window each.
             lane.pause(cause, "")
         lane.intake.settled()
-        return False
+        return Settled.SLOT_TAKEN
 
     # ── asking ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -222,10 +241,15 @@ class Reconciler:
     async def _rest(self, seconds: float) -> bool:
         """False when it is time to quit."""
         quit_: asyncio.Event = self._lane.intake.quit
-        if quit_.is_set():
-            return False
-        await self._lane.clock.sleep_or(seconds, quit_)
-        return not quit_.is_set()
+        if self._hurrying:
+            await self._lane.clock.sleep(min(seconds, 1.0))
+            return True
+        if not quit_.is_set():
+            await self._lane.clock.sleep_or(seconds, quit_)
+        return self._may_go_on(quit_)
+
+    def _may_go_on(self, quit_: asyncio.Event) -> bool:
+        return self._hurrying or not quit_.is_set()
 
 
 def _as_outcome(detail: RunDetail) -> Outcome:

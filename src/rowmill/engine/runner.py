@@ -7,37 +7,44 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rowmill.domain.batch import AttemptState
+from rowmill.domain.batch import AttemptState, BatchState
+from rowmill.domain.brakes import Brake
 from rowmill.domain.causes import Cause
 from rowmill.domain.events import Event, Fact
-from rowmill.domain.pace import FixedPace
 from rowmill.engine.attempt import Attempts, Lane
+from rowmill.engine.downloads import Downloads
 from rowmill.engine.intake import Intake
-from rowmill.engine.permits import Permits
-from rowmill.engine.reconcile import Patience, Reconciler
-from rowmill.engine.recorder import Recorder
+from rowmill.engine.reconcile import Reconciler, Settled
+from rowmill.engine.uploads import Uploads
 from rowmill.ports.store import Lose, Refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rowmill.domain.brakes import Brakes, Reason
     from rowmill.domain.verdict import Failure
+    from rowmill.engine.permits import Share
+    from rowmill.engine.reconcile import Patience
+    from rowmill.engine.recorder import Recorder
     from rowmill.ports.clock import Clock
     from rowmill.ports.dify import DifyApp, Recovery
-    from rowmill.ports.store import BatchRecord, OpenAttempt, RowJob, SentMarks, Store
+    from rowmill.ports.files import Shelf
+    from rowmill.ports.store import AttemptKey, BatchRecord, OpenAttempt, RowJob, SentMarks, Store
 
 
 # Lost replies that are looked for at one time, for each row in flight: beyond it the window waits. A server that loses
 # every reply must not be sent the whole sheet.
 SEARCHES_PER_LANE = 2
 FEWEST_SEARCHES = 8
+# Reasons that are no cause of failure: why a batch stands still although nothing is wrong.
+HELD = "held"
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
     """Why the window closed: `cause` None when every row had its turn or somebody asked for it."""
 
-    cause: Cause | None = None
+    cause: Reason | None = None
     detail: str = ""
     asked: bool = False
 
@@ -59,93 +66,154 @@ class Slots:
         return self.next - 1
 
     def give(self, slot: int) -> None:
-        self.free.append(slot)
+        """It may serve again. One that was busy before its turn came is not kept beside: its turn will come."""
+        self.busy.discard(slot)
+        if slot < self.next:
+            self.free.append(slot)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a runner works with. `until`: only rows below this position (a sample)."""
+
+    app: DifyApp
+    recovery: Recovery
+    store: Store
+    sent: SentMarks
+    recorder: Recorder
+    share: Share
+    brakes: Brakes
+    clock: Clock
+    tell: Callable[[Event], None]
+    wish_changed: Callable[[Ending], None]
+    """the runner itself wants to pause"""
+    until: int | None = None
+    patience: Patience | None = None
+    shelf: Shelf | None = None
 
 
 class BatchRunner:
     """Runs the rows of one batch until none is left, or until it is told to stop."""
 
-    def __init__(
-        self,
-        batch: BatchRecord,
-        app: DifyApp,
-        recovery: Recovery,
-        store: Store,
-        sent: SentMarks,
-        fence: int,
-        clock: Clock,
-        tell: Callable[[Event], None],
-        *,
-        until: int | None = None,
-        patience: Patience | None = None,
-    ) -> None:
+    def __init__(self, batch: BatchRecord, work: Work) -> None:
         self._batch = batch
-        self._store = store
-        self._clock = clock
-        self._tell = tell
-        self._ending = Ending()
-        self._recorder = Recorder(store, fence, clock, tell)
-        self._intake = Intake(store, batch.id, clock, until)
-        self._permits = Permits(FixedPace(batch.settings.concurrency), clock, tell)
+        self._work_with = work
+        self._clock = work.clock
+        self._tell = work.tell
+        self._share = work.share
+        self._recorder = work.recorder
+        self.ending = Ending()
+        self.held = False
+        """whether attempts were left that only a new runner can take up again"""
+        self._wish = BatchState.RUNNING
+        self._intake = Intake(work.store, batch.id, work.clock, work.until, work.brakes.may_start)
         self._lane = Lane(
-            batch.id, app, batch.settings, self._recorder, self._permits, self._intake, sent, clock,
-            self._pause, self._lost,
+            batch.id, work.app, batch.settings, work.recorder, work.share, self._intake, work.sent, work.clock,
+            work.brakes, self._pause, self._lost,
+            Uploads(work.app, batch.app.id, work.store, work.shelf, work.clock),
+            Downloads(work.app, work.store, work.shelf, work.clock, work.tell),
         )  # fmt: skip
         self._attempts = Attempts(self._lane)
-        self._reconciler = Reconciler(self._lane, store, recovery, tell, asyncio.to_thread, patience)
+        self._reconciler = Reconciler(
+            self._lane, work.store, work.recovery, work.tell, asyncio.to_thread, work.patience
+        )
         self._slots = Slots()
         self._searches: set[asyncio.Task[None]] = set()
+        self._searched: dict[AttemptKey, OpenAttempt] = {}
+        self._laid_down: list[tuple[OpenAttempt, Failure | None]] = []
         self._workers: set[asyncio.Task[None]] = set()
         self._trouble: BaseException | None = None
 
+    @property
+    def is_sample(self) -> bool:
+        return self._work_with.until is not None
+
+    # ── wishes ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def obey(self, state: BatchState, reason: str | None) -> None:
+        """Somebody's wish, as the batch's state tells it. The last one counts; the same one again changes nothing."""
+        holds = state is BatchState.PAUSING and reason == HELD and self._work_with.recovery.by_run_id
+        if state is self._wish and holds is self.held:
+            return
+        self._wish = state
+        match state:
+            case BatchState.RUNNING:
+                self._go_on()
+            case BatchState.PAUSING if holds:
+                self.hold()
+            case BatchState.STOPPING:
+                self._stop()
+            case _:
+                self.drain()
+
     def drain(self) -> None:
         """No new rows; what is in flight is waited for."""
-        self._ending = self._ending if self._ending.cause else Ending(asked=True)
-        self._intake.stop()
-        self._permits.wake()
+        self.ending = self.ending if self.ending.cause else Ending(asked=True)
+        self._close_intake()
+
+    def hold(self) -> None:
+        """Nothing is listened to any more; the runs go on at Dify and are looked up when the batch goes on."""
+        self.held = True
+        self.drain()
+        self._cancel()
 
     def abandon(self) -> None:
-        """Stop listening at once. Runs go on at Dify; the next start looks for what became of them."""
+        """Leave at once, whatever the database does."""
         self.drain()
         self._recorder.give_up()
         self._cancel()
 
+    def _stop(self) -> None:
+        self.drain()
+        self._reconciler.hurry()
+        self._attempts.stop()
+        for attempt in self._searched.values():
+            self._attempts.stop_run(attempt.task_id, attempt.user)
+
+    def _go_on(self) -> None:
+        self.ending = Ending()
+        if self.held:
+            return  # a new runner takes the batch up
+        self._attempts.go_on()
+        self._reconciler.hurry(hurrying=False)
+        self._intake.resume()
+        laid_down, self._laid_down = self._laid_down, []
+        for attempt, failure in laid_down:
+            self._search(attempt, failure)
+        self._hire()
+
+    def out_of_time(self) -> None:
+        """The batch has run for as long as it may."""
+        self._pause(Brake.TIME, "")
+
+    def look_again(self) -> None:
+        """Rows were put back by somebody: they may lie before those that were read last."""
+        self._intake.look_again()
+        self._hire()
+
+    def _pause(self, cause: Reason, detail: str) -> None:
+        if self.ending.cause is None:
+            self.ending = Ending(cause, detail[:500])
+            self._tell(Event(Fact.PAUSING, {"cause": cause.value, "detail": detail[:500]}))
+            self._wish = BatchState.PAUSING
+            self._work_with.wish_changed(self.ending)
+        self._close_intake()
+
+    def _close_intake(self) -> None:
+        self._intake.stop()
+        self._share.wake()
+
     def _cancel(self) -> None:
         for task in (*self._workers, *self._searches):
             task.cancel()
+        self._lane.downloads.stop()
 
-    async def run(self) -> Ending:
-        """Until the end of the batch, or of the wish to go on."""
-        try:
-            await self._recover()
-            self._hire()
-            while self._workers:
-                # Workers hire others as the window opens: wait for those that there are.
-                await asyncio.wait(set(self._workers), return_when=asyncio.FIRST_COMPLETED)
-            self._intake.stop()
-            if self._searches:
-                await asyncio.wait(self._searches)
-            if self._trouble is not None:
-                raise self._trouble
-        finally:
-            self._intake.stop()
-            self._cancel()
-            await asyncio.gather(*self._workers, *self._searches, return_exceptions=True)
-            await self._recorder.close()
-        return self._ending
+    # ── the run ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _pause(self, cause: Cause, detail: str) -> None:
-        if self._ending.cause is None:
-            self._ending = Ending(cause, detail[:500])
-            self._tell(Event(Fact.PAUSING, {"cause": cause.value, "detail": detail[:500]}))
-        self._intake.stop()
-        self._permits.wake()
-
-    # ── what a former process left ──────────────────────────────────────────────────────────────────────────────
-
-    async def _recover(self) -> None:
-        left = await asyncio.to_thread(self._store.open_attempts, self._batch.id)
-        self._slots.busy = await asyncio.to_thread(self._store.busy_slots, self._batch.id)
+    async def recover(self) -> None:
+        """Judge what a former process left, and begin to look for what may have been started."""
+        left = await asyncio.to_thread(self._work_with.store.open_attempts, self._batch.id)
+        self._slots.busy = await asyncio.to_thread(self._work_with.store.busy_slots, self._batch.id)
         if left:
             self._tell(Event(Fact.RECOVERING, {"attempts": len(left)}))
         lost = [attempt for attempt in left if not await self._never_left(attempt)]
@@ -154,6 +222,25 @@ class BatchRunner:
         for attempt in lost:
             self._intake.taken()
             self._search(attempt, None)
+        await self._lane.downloads.resume(self._batch.id)
+
+    async def run(self) -> None:
+        """Until nothing is under way and no row may start. May be called again after a wish to go on."""
+        self._hire()
+        while self._workers or self._searches:
+            # Workers hire others as the window opens: wait for those that there are.
+            await asyncio.wait({*self._workers, *self._searches}, return_when=asyncio.FIRST_COMPLETED)
+        await self._lane.downloads.done()
+        if self._trouble is not None:
+            raise self._trouble
+
+    async def close(self) -> None:
+        """Leave what is still under way."""
+        self._intake.stop()
+        self._cancel()
+        await asyncio.gather(*self._workers, *self._searches, return_exceptions=True)
+        await self._lane.downloads.stopped()
+        await self._attempts.close()
 
     async def _never_left(self, attempt: OpenAttempt) -> bool:
         """Judge an intent by the marks, once: what is not certainly unsent is lost from now on, whatever comes next."""
@@ -169,8 +256,8 @@ class BatchRunner:
 
     def _hire(self) -> None:
         """As many workers as the window can use: one until the first row was accepted."""
-        wanted = 2 * self._batch.settings.concurrency if self._permits.pace.proven else 1
-        while len(self._workers) < wanted:
+        wanted = 2 * self._share.pace.limit if self._share.proven.is_set() else 1
+        while len(self._workers) < wanted and not self._intake.is_done:
             worker = asyncio.create_task(self._work())
             self._workers.add(worker)
             worker.add_done_callback(self._retire)
@@ -183,18 +270,25 @@ class BatchRunner:
 
     async def _work(self) -> None:
         slot: int | None = None
-        while await self._few_searches() and (job := await self._intake.next()) is not None:
-            slot = self._slots.take() if slot is None else slot
-            if not await self._one(job, slot):
-                slot = None
-            if self._permits.pace.proven:
-                self._hire()
-        if slot is not None:
-            self._slots.give(slot)
+        try:
+            while await self._few_searches() and (job := await self._intake.next()) is not None:
+                slot = self._slots.take() if slot is None else slot
+                taken, slot = slot, None
+                if await self._one(job, taken):
+                    slot = taken
+                if self._share.proven.is_set():
+                    self._hire()
+                if len(self._workers) > 2 * self._share.pace.limit + 1:
+                    return  # the window has shrunk
+        finally:
+            if slot is not None:
+                self._slots.give(slot)
+        if self._intake.busy == 0 and not self._lane.brakes.may_start(0):
+            self._pause(Brake.ROWS, "")
 
     async def _one(self, job: RowJob, slot: int) -> bool:
         # The window opens as soon as the first row is accepted, not only when it has ended.
-        watch = None if self._permits.pace.proven else asyncio.create_task(self._hire_when_proven())
+        watch = None if self._share.proven.is_set() else asyncio.create_task(self._hire_when_proven())
         try:
             return await self._attempts.run(job, slot)
         finally:
@@ -202,11 +296,11 @@ class BatchRunner:
                 watch.cancel()
 
     async def _hire_when_proven(self) -> None:
-        await self._permits.proven.wait()
+        await self._share.proven.wait()
         self._hire()
 
     async def _few_searches(self) -> bool:
-        most = max(FEWEST_SEARCHES, SEARCHES_PER_LANE * self._batch.settings.concurrency)
+        most = max(FEWEST_SEARCHES, SEARCHES_PER_LANE * self._share.pace.limit)
         while len(self._searches) >= most:
             await asyncio.wait(set(self._searches), return_when=asyncio.FIRST_COMPLETED)
         return True
@@ -225,8 +319,14 @@ class BatchRunner:
         search.add_done_callback(self._end_search)
 
     async def _settle(self, attempt: OpenAttempt, failure: Failure | None) -> None:
-        if await self._reconciler.settle(attempt, failure):
-            self._slots.busy.discard(attempt.slot)
+        self._searched[attempt.key] = attempt
+        try:
+            settled = await self._reconciler.settle(attempt, failure)
+        finally:
+            del self._searched[attempt.key]
+        if settled is Settled.LAID_DOWN:
+            self._laid_down.append((attempt, failure))
+        elif settled is Settled.SLOT_FREE:
             self._slots.give(attempt.slot)
 
     def _end_search(self, search: asyncio.Task[None]) -> None:

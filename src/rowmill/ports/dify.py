@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
     from rowmill.domain.batch import Outcome
     from rowmill.domain.form import Form, Mode
+    from rowmill.domain.outputs import FileLink
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,19 @@ class DifyApp(Protocol):
 
     async def stop(self, task_id: str, user: str) -> None:
         """Ask Dify to stop a run. An answer does not mean that it stops."""
+        ...
+
+    async def upload(self, name: str, content: bytes | Path, kind: str, user: str) -> Uploaded:
+        """Upload a file (`kind`: its MIME type), read while it is sent where its path is given. Only this user's runs
+        can use it. Costs nothing and may be repeated. Raises OSError where the file itself cannot be opened."""
+        ...
+
+    def addresses(self, link: FileLink) -> list[str]:
+        """Where a file in a run's outputs may be had, the likeliest first; none for a link that leads nowhere."""
+        ...
+
+    def download(self, url: str, link: FileLink) -> AsyncGenerator[bytes]:
+        """The bytes at one of the `addresses`, fetched without the key."""
         ...
 
     async def close(self) -> None: ...

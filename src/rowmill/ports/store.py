@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from rowmill.domain.batch import AttemptState, BatchMove, BatchState, Outcome, RowMove, RowState, Settings
+    from rowmill.domain.batch import AttemptState, BatchMove, BatchState, Outcome, RowMove, RowState, Settings, Spent
     from rowmill.domain.cell import Cell
     from rowmill.domain.form import Form, Mode
     from rowmill.domain.mapping import Mapping
@@ -174,6 +174,30 @@ Record = Intend | Attach | Lose | Finish | Refuse | GiveUp
 
 
 @dataclass(frozen=True, slots=True)
+class UploadRecord:
+    """A kept file on an app's server: usable by one end user only, and seen by the app under this name."""
+
+    app_id: str
+    user: str
+    sha256: str
+    name: str
+    file_id: str
+    uploaded_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """What became of one file in a run's outputs. `place`: where it stands there (rowmill.domain.outputs); `sha256` of
+    the copy that is kept, or the `error` (a code, perhaps with what the server said) for which there is none."""
+
+    place: str
+    name: str
+    sha256: str | None = None
+    size: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RowResult:
     """A row as the results show it. `outputs` is Dify's JSON text."""
 
@@ -191,6 +215,27 @@ class RowResult:
     run_id: str | None = None
     price: str | None = None
     currency: str | None = None
+    files: tuple[OutputFile, ...] = ()
+    """of the attempt that `outputs` came from, ordered by place"""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Which rows are to run again: failed and stopped ones; with a cause those that have it, with positions those that
+    stand there, unknown ones among them. `inputs` replaces those of the one row at `positions`."""
+
+    cause: str | None = None
+    positions: tuple[int, ...] | None = None
+    inputs: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wished for a batch, as its state tells; `touched` counts how often rows were put back by hand."""
+
+    state: BatchState
+    reason: str | None
+    touched: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,11 +308,11 @@ class Store(Protocol):
     def batch(self, batch_id: str) -> BatchRecord | None: ...
 
     def batches(self) -> list[BatchSummary]:
-        """Newest first, drafts left out."""
+        """Newest first; drafts and deleted ones left out."""
         ...
 
     def find_batch_ids(self, prefix: str) -> list[str]:
-        """Ids that begin so, newest first, drafts left out."""
+        """Ids that begin so, newest first; drafts and deleted ones left out."""
         ...
 
     def unfinished(self, app_id: str, sheet_digest: str, sheet_name: str) -> list[BatchSummary]:
@@ -311,9 +356,40 @@ class Store(Protocol):
         """(cause, state, rows), most first."""
         ...
 
-    def retry(self, batch_id: str, cause: str | None) -> int:
-        """Put failed, stopped and (only when `cause` names theirs) unknown rows back to pending; returns how many.
-        The attempts of unknown rows stay as they are, and keep their slots."""
+    def wishes(self, batch_ids: Sequence[str]) -> dict[str, Wish]:
+        """Of those batches that there are."""
+        ...
+
+    def close_batch(
+        self, batch_id: str, *, wants_to_end: bool, reason: str, detail: str | None = None, at: float = 0.0
+    ) -> BatchState | None:
+        """Lay a batch down when nothing of it is under way any more, as closing_moves says: completed if no row is
+        left, else as was wished for; `reason` where nobody wished anything but `wants_to_end`. None, and no change,
+        where it is to go on."""
+        ...
+
+    def spent(self, batch_id: str, *, with_price: bool = False) -> Spent:
+        """What the batch has cost since a person last started it: since its last START from a state in which nobody
+        worked on it. All attempts count."""
+        ...
+
+    def retry(self, batch_id: str, again: Again, at: float = 0.0) -> int:
+        """Put rows back to pending, and the batch back to where they can be taken up; both or neither. Returns how many
+        rows. The attempts of unknown rows stay as they are, and keep their slots. Raises IllegalMoveError."""
+        ...
+
+    def row(self, batch_id: str, position: int) -> RowResult | None: ...
+
+    def positions_of(self, batch_id: str, numbers: Sequence[int]) -> list[int]:
+        """Where the rows with these numbers in the sheet stand; those that there are, in order."""
+        ...
+
+    def delete_batch(self, batch_id: str) -> None:
+        """It is shown nowhere any more. Raises IllegalMoveError while somebody works on it."""
+        ...
+
+    def purge(self, limit: int = 5000) -> int:
+        """Remove so many rows of deleted batches, and the batches when none is left; returns how many rows."""
         ...
 
     def results(self, batch_id: str) -> Iterator[RowResult]:
@@ -323,6 +399,42 @@ class Store(Protocol):
 
     def snapshot(self, batch_id: str) -> AbstractContextManager[Iterable[RowResult]]:
         """The same as `results`, to be gone through as often as wanted: every time the same rows in the same state."""
+        ...
+
+    # Files. What is told here is true whoever tells it and whenever: it needs no fence.
+
+    def add_files(self, batch_id: str, files: Collection[str]) -> None:
+        """Kept files, by their hash, that the rows of a draft name. Raises IllegalMoveError for any other batch."""
+        ...
+
+    def needed_files(self) -> set[str]:
+        """Hashes of all kept files that a batch names or has put out."""
+        ...
+
+    def find_upload(self, app_id: str, user: str, sha256: str, name: str) -> UploadRecord | None: ...
+
+    def save_upload(self, upload: UploadRecord) -> None:
+        """A newer one of the same file, name and user takes the place of the older. Its app must have been saved."""
+        ...
+
+    def forget_uploads(self, app_id: str, sha256: str, name: str) -> None:
+        """Of all users: what the server has lost of one it has most likely lost of all."""
+        ...
+
+    def save_output_file(self, key: AttemptKey, file: OutputFile) -> None:
+        """What became of it so far; a file that is kept stays kept. Nothing for a row that is not there."""
+        ...
+
+    def output_files(self, key: AttemptKey) -> list[OutputFile]:
+        """Of one attempt, ordered by place."""
+        ...
+
+    def fresh_outputs(self, batch_id: str, since: float) -> list[tuple[AttemptKey, str]]:
+        """Outputs (JSON text) that hold a file, of rows whose last attempt has ended since that moment."""
+        ...
+
+    def count_output_files(self, batch_id: str) -> tuple[int, int]:
+        """How many are kept, and how many are not, of the last attempts of all rows."""
         ...
 
     def close(self) -> None: ...

@@ -80,7 +80,13 @@ def _sqlite_engines(path: Path, patience: Patience) -> Engines:
     with as_store_errors(str(path)):
         _prepare_file(path)
     url = URL.create("sqlite", database=str(path))
-    connecting = {"check_same_thread": False, "timeout": patience.busy, "isolation_level": None}
+    # Statements differ by the size of their group: many are kept.
+    connecting = {
+        "check_same_thread": False,
+        "timeout": patience.busy,
+        "isolation_level": None,
+        "cached_statements": 512,
+    }
     writer = create_engine(url, poolclass=QueuePool, pool_size=1, max_overflow=0, connect_args=connecting)
     reader = create_engine(url, poolclass=QueuePool, max_overflow=-1, connect_args=connecting)
     _on_connect(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import (
     ATTEMPT_MOVES,
+    HIDDEN,
+    IDLE,
     OPEN_ATTEMPTS,
     ROW_MOVES,
     UNFINISHED,
@@ -20,10 +22,14 @@ from rowmill.domain.batch import (
     Outcome,
     RowMove,
     RowState,
+    Spent,
+    closing_moves,
 )
+from rowmill.domain.brakes import read_price
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import (
+    Again,
     AppRecord,
     Attach,
     AttemptKey,
@@ -39,12 +45,16 @@ from rowmill.ports.store import (
     Refuse,
     RowJob,
     RowResult,
+    Wish,
 )
 from rowmill.store.bounds import FAR_AHEAD, bounded_tokens
+from rowmill.store.memory_files import MemoryFiles
 from rowmill.store.moves import moved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    from rowmill.ports.store import OutputFile, UploadRecord
 
 
 @dataclass(slots=True)
@@ -69,7 +79,7 @@ class _Row:
     def job(self) -> RowJob:
         return RowJob(self.new.position, self.new.inputs, self.tries, self.refused)
 
-    def result(self) -> RowResult:
+    def result(self, files: list[OutputFile]) -> RowResult:
         return RowResult(
             position=self.new.position,
             number=self.new.number,
@@ -85,6 +95,7 @@ class _Row:
             run_id=self.run_id,
             price=self.price,
             currency=self.currency,
+            files=tuple(files),
         )
 
 
@@ -100,6 +111,7 @@ class _Attempt:
     ahead: float = 0.0
     cause: str | None = None
     outcome: Outcome | None = None
+    ended_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -107,16 +119,18 @@ class _Batch:
     record: BatchRecord
     rows: dict[int, _Row] = field(default_factory=dict)
     attempts: dict[tuple[int, int], _Attempt] = field(default_factory=dict)
+    touched: int = 0
+    spent_before: Spent = field(default_factory=Spent)
 
     def in_order(self) -> list[_Row]:
         return [self.rows[position] for position in sorted(self.rows)]
 
 
-class MemoryStore:
+class MemoryStore(MemoryFiles):
     """See rowmill.ports.store; survives nothing."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        super().__init__()
         self._fence = 0
         self._apps: dict[str, AppRecord] = {}
         self._batches: dict[str, _Batch] = {}
@@ -151,14 +165,18 @@ class MemoryStore:
     def drop_batch(self, batch_id: str) -> None:
         with self._lock:
             self._draft(batch_id, "drop")
-            del self._batches[batch_id]
+            self._drop(batch_id)
 
     def sweep_drafts(self, older_than: float) -> int:
         with self._lock:
             drafts = self._records(lambda batch: batch.state is BatchState.DRAFT and batch.created_at < older_than)
             for draft in drafts:
-                del self._batches[draft.id]
+                self._drop(draft.id)
             return len(drafts)
+
+    def _drop(self, batch_id: str) -> None:
+        del self._batches[batch_id]
+        self._forget_files(batch_id)
 
     def _draft(self, batch_id: str, move: str) -> _Batch:
         batch = self._known(batch_id)
@@ -178,13 +196,13 @@ class MemoryStore:
             return None if batch is None else replace(batch.record, app=self._apps[batch.record.app.id])
 
     def batches(self) -> list[BatchSummary]:
-        return self._summaries(lambda batch: batch.state is not BatchState.DRAFT)
+        return self._summaries(lambda batch: batch.state not in HIDDEN)
 
     def find_batch_ids(self, prefix: str) -> list[str]:
         with self._lock:
             return [
                 batch.id
-                for batch in self._records(lambda batch: batch.state is not BatchState.DRAFT)
+                for batch in self._records(lambda batch: batch.state not in HIDDEN)
                 if batch.id.startswith(prefix)
             ]
 
@@ -219,8 +237,61 @@ class MemoryStore:
     ) -> BatchState:
         with self._lock:
             batch = self._known(batch_id)
+            before = batch.record.state
             batch.record = moved(batch.record, move, reason, detail, at)
+            if move is BatchMove.START and before in IDLE:
+                batch.spent_before = self._all_spent(batch)
             return batch.record.state
+
+    def wishes(self, batch_ids: Sequence[str]) -> dict[str, Wish]:
+        with self._lock:
+            known = [self._batches[batch_id] for batch_id in batch_ids if batch_id in self._batches]
+            return {b.record.id: Wish(b.record.state, b.record.reason, b.touched) for b in known}
+
+    def close_batch(
+        self, batch_id: str, *, wants_to_end: bool, reason: str, detail: str | None = None, at: float = 0.0
+    ) -> BatchState | None:
+        with self._lock:
+            left = self.counts(batch_id).of(RowState.PENDING, RowState.RUNNING, RowState.WAITING)
+            state = None
+            for move in closing_moves(self._known(batch_id).record.state, left, wants_to_end=wants_to_end):
+                known = {"reason": reason, "detail": detail} if move is BatchMove.PAUSE else {}
+                state = self.move_batch(batch_id, move, at=at, **known)
+            return state
+
+    def spent(self, batch_id: str, *, with_price: bool = False) -> Spent:
+        with self._lock:
+            batch = self._known(batch_id)
+            whole, before = self._all_spent(batch), batch.spent_before
+        price = whole.price - before.price if with_price else Decimal(0)
+        return Spent(whole.rows - before.rows, whole.tokens - before.tokens, price)
+
+    def _all_spent(self, batch: _Batch) -> Spent:
+        outcomes = [attempt.outcome for attempt in batch.attempts.values() if attempt.outcome is not None]
+        tokens = sum(bounded_tokens(outcome.tokens) or 0 for outcome in outcomes)
+        price = sum((read_price(outcome.price) for outcome in outcomes), Decimal(0))
+        return Spent(self.counts(batch.record.id).done, tokens, price)
+
+    def row(self, batch_id: str, position: int) -> RowResult | None:
+        return next((row for row in self.results(batch_id) if row.position == position), None)
+
+    def positions_of(self, batch_id: str, numbers: Sequence[int]) -> list[int]:
+        wanted = set(numbers)
+        with self._lock:
+            return [row.new.position for row in self._rows(batch_id) if row.new.number in wanted]
+
+    def delete_batch(self, batch_id: str) -> None:
+        self.move_batch(batch_id, BatchMove.DELETE)
+
+    def purge(self, limit: int = 5000) -> int:
+        with self._lock:
+            for batch in [b for b in self._batches.values() if b.record.state is BatchState.DELETED]:
+                gone = list(batch.rows)[:limit]
+                if gone:
+                    batch.rows = {p: row for p, row in batch.rows.items() if p not in set(gone)}
+                    return len(gone)
+                del self._batches[batch.record.id]
+            return 0
 
     def write(self, records: Sequence[Record], fence: int) -> list[bool]:
         with self._lock:
@@ -300,16 +371,18 @@ class MemoryStore:
         ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
         return [(cause, state, number) for (cause, state), number in ordered]
 
-    def retry(self, batch_id: str, cause: str | None) -> int:
-        sources, target = ROW_MOVES[RowMove.RETRY]
+    def retry(self, batch_id: str, again: Again, at: float = 0.0) -> int:
         with self._lock:
-            if cause is None:
-                found = self._rows(batch_id, *sources - {RowState.UNKNOWN})
-            else:
-                found = [row for row in self._rows(batch_id, *sources) if row.cause == cause]
+            sources, target = ROW_MOVES[RowMove.RETRY]
+            found = [row for row in self._rows(batch_id, *sources) if _is_meant(row, again)]
+            if found:
+                self.move_batch(batch_id, BatchMove.RETRY, at=at)
             for row in found:
                 row.state = target
                 row.clear()
+                if again.inputs is not None:
+                    row.new = replace(row.new, inputs=again.inputs)
+            self._batches[batch_id].touched += bool(found)
             return len(found)
 
     def results(self, batch_id: str) -> Iterator[RowResult]:
@@ -319,11 +392,55 @@ class MemoryStore:
     @contextmanager
     def snapshot(self, batch_id: str) -> Iterator[Iterable[RowResult]]:
         with self._lock:
-            rows = [row.result() for row in self._rows(batch_id)]
+            rows = [row.result(self.output_files(_last(batch_id, row))) for row in self._rows(batch_id)]
         yield rows
+
+    def add_files(self, batch_id: str, files: Collection[str]) -> None:
+        with self._lock:
+            self._draft(batch_id, "add_files")
+            self._add_files(batch_id, files)
+
+    def save_upload(self, upload: UploadRecord) -> None:
+        with self._lock:
+            self._save_upload(upload, self._apps)
+
+    def save_output_file(self, key: AttemptKey, file: OutputFile) -> None:
+        with self._lock:
+            batch = self._batches.get(key.batch_id)
+            if batch is not None and key.position in batch.rows:
+                self._save_output_file(key, file)
+
+    def fresh_outputs(self, batch_id: str, since: float) -> list[tuple[AttemptKey, str]]:
+        with self._lock:
+            last = {attempt.key: attempt for attempt in self._attempts(batch_id)}
+            found = [(_last(batch_id, row), row.outputs) for row in self._rows(batch_id)]
+            return [
+                (key, outputs)
+                for key, outputs in found
+                if key in last
+                and (last[key].ended_at or 0.0) >= since
+                and "__dify__file__" in (outputs or "")
+                and outputs
+            ]
+
+    def count_output_files(self, batch_id: str) -> tuple[int, int]:
+        with self._lock:
+            files = [file for row in self._rows(batch_id) for file in self.output_files(_last(batch_id, row))]
+            kept = sum(file.sha256 is not None for file in files)
+            return kept, len(files) - kept
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _is_meant(row: _Row, again: Again) -> bool:
+    if again.positions is not None:
+        return row.new.position in again.positions
+    return row.state is not RowState.UNKNOWN if again.cause is None else row.cause == again.cause
+
+
+def _last(batch_id: str, row: _Row) -> AttemptKey:
+    return AttemptKey(batch_id, row.new.position, row.tries)
 
 
 def _is_due(due_at: float | None, now: float) -> bool:
@@ -396,6 +513,7 @@ def _note(attempt: _Attempt, record: Attach | Lose | Finish | Refuse | GiveUp) -
             attempt.run_id = _newer(record.outcome.run_id, attempt.run_id)
             attempt.task_id = _newer(record.outcome.task_id, attempt.task_id)
             attempt.outcome = record.outcome
+            attempt.ended_at = record.ended_at
         case _:
             attempt.cause = record.cause
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, literal_column, select, text
 
-from rowmill.domain.batch import UNFINISHED, AttemptState, BatchState, RowState, Settings
+from rowmill.domain.batch import HIDDEN, UNFINISHED, AttemptState, BatchState, RowState, Settings
 from rowmill.domain.form import Mode, form_from_json, form_to_json
 from rowmill.domain.mapping import Mapping
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import AppRecord, AttemptKey, BatchRecord, BatchSummary, OpenAttempt, RowJob, RowResult
 from rowmill.store.bounds import FAR_AHEAD
+from rowmill.store.files import read_files_between
 from rowmill.store.tables import OPEN_STATES, apps, attempts, batches, rows
 
 if TYPE_CHECKING:
@@ -76,8 +77,11 @@ def read_batch(conn: Connection, batch_id: str) -> BatchRecord | None:
     )
 
 
+_SHOWN = batches.c.state.not_in([state.value for state in HIDDEN])
+
+
 def read_batches(conn: Connection) -> list[BatchSummary]:
-    return _summaries(conn, batches.c.state != BatchState.DRAFT.value)
+    return _summaries(conn, _SHOWN)
 
 
 def read_unfinished(conn: Connection, app_id: str, sheet_digest: str, sheet_name: str) -> list[BatchSummary]:
@@ -107,8 +111,15 @@ def _summaries(conn: Connection, which: ColumnElement[bool]) -> list[BatchSummar
 def find_ids(conn: Connection, prefix: str) -> list[str]:
     same = func.substr(batches.c.id, 1, len(prefix)) == prefix
     newest = (batches.c.created_at.desc(), batches.c.id.desc())
-    known = batches.c.state != BatchState.DRAFT.value
-    return list(conn.execute(select(batches.c.id).where(same, known).order_by(*newest)).scalars())
+    return list(conn.execute(select(batches.c.id).where(same, _SHOWN).order_by(*newest)).scalars())
+
+
+_LEFT = (RowState.PENDING, RowState.RUNNING, RowState.WAITING)
+
+
+def read_left(conn: Connection, batch_id: str) -> int:
+    """Rows that have not come to their end."""
+    return read_counts(conn, batch_id).of(*_LEFT)
 
 
 def read_counts(conn: Connection, batch_id: str) -> Counts:
@@ -239,11 +250,22 @@ class Results:
 def read_results(conn: Connection, batch_id: str) -> Iterator[RowResult]:
     """In pages: a statement is never left open while somebody thinks about a row."""
     query = select(*_RESULT).where(rows.c.batch_id == batch_id).order_by(rows.c.position).limit(PAGE)
-    page = [_result(*row) for row in conn.execute(query)]
+    page = _page(conn, batch_id, query)
     while page:
         yield from page
         behind = query.where(rows.c.position > page[-1].position)
-        page = [_result(*row) for row in conn.execute(behind)] if len(page) == PAGE else []
+        page = _page(conn, batch_id, behind) if len(page) == PAGE else []
+
+
+def _page(conn: Connection, batch_id: str, query: Select[Any]) -> list[RowResult]:
+    page = [_result(*row) for row in conn.execute(query)]
+    files = read_files_between(conn, batch_id, page[0].position, page[-1].position) if page else {}
+    return [replace(row, files=tuple(files[row.position])) if row.position in files else row for row in page]
+
+
+def read_row(conn: Connection, batch_id: str, position: int) -> RowResult | None:
+    found = conn.execute(select(*_RESULT).where(rows.c.batch_id == batch_id, rows.c.position == position)).one_or_none()
+    return None if found is None else _result(*found)
 
 
 def _result(position: int, number: int, cells: tuple[Cell, ...], inputs: Any, state: str, *rest: Any) -> RowResult:

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from rowmill.domain.batch import ROW_MOVES, BatchMove, BatchState, RowMove, RowState
+from rowmill.domain.batch import BatchMove, BatchState, RowState
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
-from rowmill.store import reading
+from rowmill.store import control, files, reading
 from rowmill.store.connect import QUICK_CHECK_BELOW, Patience, open_engines, patiently
 from rowmill.store.faults import as_store_errors, code_of
-from rowmill.store.moves import moved
 from rowmill.store.records import apply_records
 from rowmill.store.revision import check_revision, migrate
 from rowmill.store.tables import apps, batches, runner
@@ -28,20 +27,26 @@ from rowmill.store.tables import rows as rows_table
 from rowmill.store.wal import check_log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection, RootTransaction
 
+    from rowmill.domain.batch import Spent
     from rowmill.domain.progress import Counts
     from rowmill.ports.store import (
+        Again,
         AppRecord,
+        AttemptKey,
         BatchRecord,
         BatchSummary,
         NewRow,
         OpenAttempt,
+        OutputFile,
         Record,
         RowJob,
         RowResult,
+        UploadRecord,
+        Wish,
     )
 
 FILE_NAME = "rowmill.db"
@@ -183,12 +188,40 @@ class SqlStore:
         self, batch_id: str, move: BatchMove, *, reason: str | None = None, detail: str | None = None, at: float = 0.0
     ) -> BatchState:
         with self._writing() as conn:
-            batch = reading.read_batch(conn, batch_id)
-            if batch is None:
-                raise StoreError("store_no_batch", batch=batch_id)
-            after = moved(batch, move, reason, detail, at)
-            conn.execute(update(batches).where(batches.c.id == batch_id).values(reading.state_values(after)))
-            return after.state
+            return control.move(conn, batch_id, move, reason, detail, at)
+
+    def wishes(self, batch_ids: Sequence[str]) -> dict[str, Wish]:
+        with self._reading() as conn:
+            return control.read_wishes(conn, batch_ids)
+
+    def close_batch(
+        self, batch_id: str, *, wants_to_end: bool, reason: str, detail: str | None = None, at: float = 0.0
+    ) -> BatchState | None:
+        with self._writing() as conn:
+            return control.close(conn, batch_id, wants_to_end, reason, detail, at)
+
+    def spent(self, batch_id: str, *, with_price: bool = False) -> Spent:
+        with self._reading() as conn:
+            return control.read_spent(conn, batch_id, with_price=with_price)
+
+    def retry(self, batch_id: str, again: Again, at: float = 0.0) -> int:
+        with self._writing() as conn:
+            return control.retry(conn, batch_id, again, at)
+
+    def row(self, batch_id: str, position: int) -> RowResult | None:
+        with self._reading() as conn:
+            return reading.read_row(conn, batch_id, position)
+
+    def positions_of(self, batch_id: str, numbers: Sequence[int]) -> list[int]:
+        with self._reading() as conn:
+            return control.read_positions(conn, batch_id, numbers)
+
+    def delete_batch(self, batch_id: str) -> None:
+        self.move_batch(batch_id, BatchMove.DELETE)
+
+    def purge(self, limit: int = 5000) -> int:
+        with self._writing() as conn:
+            return control.purge(conn, limit)
 
     def write(self, records: Sequence[Record], fence: int) -> list[bool]:
         with self._writing() as conn:
@@ -225,19 +258,6 @@ class SqlStore:
         with self._reading() as conn:
             return reading.read_causes(conn, batch_id)
 
-    def retry(self, batch_id: str, cause: str | None) -> int:
-        sources, target = ROW_MOVES[RowMove.RETRY]
-        if cause is None:
-            sources -= {RowState.UNKNOWN}
-        which = [rows_table.c.batch_id == batch_id, rows_table.c.state.in_([state.value for state in sources])]
-        if cause is not None:
-            which.append(rows_table.c.cause == cause)
-        again = update(rows_table).where(*which)
-        with self._writing() as conn:
-            return conn.execute(
-                again.values(state=target.value, error=None, cause=None, outputs=None, due_at=None)
-            ).rowcount
-
     def results(self, batch_id: str) -> Iterator[RowResult]:
         with self.snapshot(batch_id) as rows_:
             yield from rows_
@@ -246,6 +266,43 @@ class SqlStore:
     def snapshot(self, batch_id: str) -> Iterator[Iterable[RowResult]]:
         with self._reading() as conn:
             yield reading.Results(conn, batch_id)
+
+    def add_files(self, batch_id: str, files_: Collection[str]) -> None:
+        with self._writing() as conn:
+            _require_draft(conn, batch_id, "add_files")
+            files.add_files(conn, batch_id, files_)
+
+    def needed_files(self) -> set[str]:
+        with self._reading() as conn:
+            return files.read_needed(conn)
+
+    def find_upload(self, app_id: str, user: str, sha256: str, name: str) -> UploadRecord | None:
+        with self._reading() as conn:
+            return files.read_upload(conn, app_id, user, sha256, name)
+
+    def save_upload(self, upload: UploadRecord) -> None:
+        with self._writing() as conn:
+            files.save_upload(conn, upload)
+
+    def forget_uploads(self, app_id: str, sha256: str, name: str) -> None:
+        with self._writing() as conn:
+            files.forget_uploads(conn, app_id, sha256, name)
+
+    def save_output_file(self, key: AttemptKey, file: OutputFile) -> None:
+        with self._writing() as conn:
+            files.save_output_file(conn, key, file)
+
+    def output_files(self, key: AttemptKey) -> list[OutputFile]:
+        with self._reading() as conn:
+            return files.read_output_files(conn, key)
+
+    def fresh_outputs(self, batch_id: str, since: float) -> list[tuple[AttemptKey, str]]:
+        with self._reading() as conn:
+            return files.read_fresh_outputs(conn, batch_id, since)
+
+    def count_output_files(self, batch_id: str) -> tuple[int, int]:
+        with self._reading() as conn:
+            return files.count_output_files(conn, batch_id)
 
 
 # Locked where the database has locks on rows: a runner that takes over waits for the commit under way.

@@ -64,6 +64,9 @@ batches = Table(
     Column("headers", ExactJson, nullable=False),
     Column("mapping", ExactJson, nullable=False),
     Column("form", ExactJson, nullable=False),
+    # How often rows were put back by hand, and what had been spent when a person last started the batch.
+    Column("touched", Integer, nullable=False, server_default="0"),
+    Column("spent_before", ExactJson),
 )
 
 rows = Table(
@@ -139,4 +142,37 @@ attempts = Table(
     Index("attempts_open", "batch_id", "slot", sqlite_where=text(OPEN_STATES), postgresql_where=text(OPEN_STATES)),
     # Not the batch first: SQLite would take it where the open ones are asked for.
     Index("attempts_by_user", "slot_user", "batch_id"),
+)
+
+# Which kept files a batch needs: one that no batch needs can be removed.
+batch_files = Table(
+    "batch_files",
+    metadata,
+    Column("batch_id", ExactText, ForeignKey("batches.id", ondelete="CASCADE"), primary_key=True),
+    Column("sha256", Text, primary_key=True),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("app_id", ExactText, ForeignKey("apps.id", ondelete="CASCADE"), primary_key=True),
+    Column("slot_user", ExactText, primary_key=True),
+    Column("sha256", Text, primary_key=True),
+    Column("name", ExactText, primary_key=True),
+    Column("file_id", ExactText, nullable=False),
+    Column("uploaded_at", Double, nullable=False),
+)
+
+output_files = Table(
+    "output_files",
+    metadata,
+    Column("batch_id", ExactText, primary_key=True),
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("place", ExactText, primary_key=True),
+    Column("name", ExactText, nullable=False),
+    Column("sha256", Text),
+    Column("size", BigInteger),
+    Column("error", ExactText),
+    ForeignKeyConstraint(["batch_id", "position"], ["rows.batch_id", "rows.position"], ondelete="CASCADE"),
 )

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rowmill.domain.batch import BatchMove, BatchState, RowState
-from rowmill.domain.errors import UsageError
+from rowmill.domain.errors import IllegalMoveError, MappingError, UsageError
+from rowmill.domain.mapping import find_field
+from rowmill.domain.problem import Severity
+from rowmill.domain.values import read_cell
+from rowmill.engine.runner import HELD
 from rowmill.workbench.apps import app_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rowmill.domain.events import Event
     from rowmill.domain.progress import Counts
     from rowmill.engine.batches import Engine
     from rowmill.engine.runner import Ending
     from rowmill.ports.dify import AppInfo
-    from rowmill.ports.store import BatchRecord, BatchSummary
+    from rowmill.ports.store import Again, BatchRecord, BatchSummary
     from rowmill.workbench.apps import Apps
     from rowmill.workbench.tools import Tools
+
+
+# Somebody wished it: the reason of a pause or a stop.
+ASKED = "asked"
 
 
 def _same_app(batch: BatchRecord, info: AppInfo) -> bool:
@@ -58,6 +66,10 @@ class Batches:
         """(cause, state, rows), most first."""
         return self._tools.store.causes(batch_id)
 
+    def output_files(self, batch_id: str) -> tuple[int, int]:
+        """How many files that runs have put out are kept, and how many could not be fetched."""
+        return self._tools.store.count_output_files(batch_id)
+
     def sample_end(self, batch_id: str, rows: int) -> int:
         """The position behind the next `rows` rows that were never tried."""
         store = self._tools.store
@@ -66,12 +78,68 @@ class Batches:
         fresh = sorted(job.position for job in jobs if job.tries == 0)[:rows]
         return max(fresh, default=-1) + 1
 
-    def retry(self, batch: BatchRecord, cause: str | None) -> int:
-        """Put failed and stopped rows (with a cause: those, and the unknown ones among them) back to be run again.
-        Succeeded rows are never run again. Returns how many."""
-        # The batch first: rows that wait in a batch that is over would never be picked up.
-        self._tools.store.move_batch(batch.id, BatchMove.RETRY, at=self._tools.clock.wall())
-        return self._tools.store.retry(batch.id, cause)
+    def retry(self, batch: BatchRecord, again: Again) -> int:
+        """Put rows back to be run again, in a batch that runs too; returns how many. Succeeded rows are never run
+        again."""
+        return self._tools.store.retry(batch.id, again, self._tools.clock.wall())
+
+    def positions_of(self, batch: BatchRecord, numbers: Sequence[int]) -> tuple[int, ...]:
+        """Where the rows with these numbers stand. Raises UsageError for one that is not there."""
+        found = self._tools.store.positions_of(batch.id, numbers)
+        if len(found) < len(set(numbers)):
+            raise UsageError("rows_unknown", batch=batch.id, rows=", ".join(map(str, numbers[:10])))
+        return tuple(found)
+
+    def edited_inputs(self, batch: BatchRecord, position: int, changes: dict[str, str]) -> dict[str, Any]:
+        """The inputs of a row with some fields changed: read and checked as a cell would be. Raises UsageError."""
+        job = self._tools.store.row(batch.id, position)
+        assert job is not None
+        inputs = dict(job.inputs)
+        for name, text in changes.items():
+            field = find_field(batch.form, name)
+            if field is None:
+                fields = ", ".join(field.variable for field in batch.form.fields)
+                raise MappingError("field_unknown", field=name, fields=fields)
+            reading = read_cell(field, text, self._tools.schema_check)
+            wrong = [finding for finding in reading.findings if finding.severity is Severity.ERROR]
+            if wrong:
+                raise UsageError("value_refused", field=name, problem=wrong[0].code, **wrong[0].params)
+            inputs.pop(field.variable, None)
+            if not reading.absent:
+                inputs[field.variable] = reading.value
+        return inputs
+
+    def pause(self, batch: BatchRecord, *, hold: bool = False) -> BatchState:
+        """No new rows. What is in flight is waited for, or (hold) left to Dify and looked up when the batch goes on.
+        Takes effect within a second in whatever process runs the batch."""
+        reason = HELD if hold else ASKED
+        return self._move(batch, BatchMove.PAUSE, reason)
+
+    def stop(self, batch: BatchRecord) -> BatchState:
+        """No new rows, and Dify is asked to stop those in flight. What has finished is kept."""
+        return self._move(batch, BatchMove.STOP, ASKED)
+
+    def _move(self, batch: BatchRecord, move: BatchMove, reason: str | None) -> BatchState:
+        try:
+            return self._tools.store.move_batch(batch.id, move, reason=reason, at=self._tools.clock.wall())
+        except IllegalMoveError as error:
+            raise UsageError("batch_over", batch=batch.id, state=str(error.params["state"])) from None
+
+    def lay_down(self, batch: BatchRecord) -> BatchState | None:
+        """Where nobody runs the batch any more, although its state says so."""
+        at = self._tools.clock.wall()
+        return self._tools.store.close_batch(batch.id, wants_to_end=True, reason=ASKED, at=at)
+
+    def delete(self, batch: BatchRecord, step: Callable[[int], None] = lambda _: None) -> None:
+        """Forget a batch and all its rows, for good. Refused while it runs. `step` gets how many rows are gone."""
+        try:
+            self._tools.store.delete_batch(batch.id)
+        except IllegalMoveError as error:
+            raise UsageError("batch_busy", batch=batch.id, state=str(error.params["state"])) from None
+        gone = 0
+        while count := self._tools.store.purge():
+            gone += count
+            step(gone)
 
     async def run(
         self,

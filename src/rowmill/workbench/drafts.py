@@ -5,21 +5,25 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import BatchMove, BatchState, Settings
-from rowmill.domain.checks import CheckReport, RowCheck
+from rowmill.domain.checks import CheckedRow, CheckReport, RowCheck
 from rowmill.domain.errors import RowmillError, SheetError
+from rowmill.domain.listing import Listing
 from rowmill.domain.mapping import Mapping, make_mapping
 from rowmill.domain.problem import Problem, Severity
 from rowmill.ports.store import AppRecord, BatchRecord, NewRow
+from rowmill.workbench.stowage import Stowage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from rowmill.domain.form import Form
+    from rowmill.ports.files import FileSource
     from rowmill.ports.sheets import OpenSheet, SheetHead, SheetRow
     from rowmill.workbench.tools import Tools
 
@@ -35,6 +39,8 @@ class Order:
     constants: dict[str, str] | None = None
     rows: tuple[int, int | None] | None = None
     settings: Settings = field(default_factory=Settings)
+    files: Path | None = None
+    """folder or zip with the files that cells name"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +72,11 @@ def make_draft(
 ) -> Draft:
     """Read, map, check and store all rows. `sink` gets every problem as it is found, `step` the number of rows read.
 
-    Raises SheetError or MappingError. With errors in the report, nothing of the batch is kept.
+    Raises SheetError, MappingError, or UsageError for `files`. With errors in the report, nothing of the batch is kept.
     """
-    sheet = tools.sheets.open(order.path, order.sheet_name)
-    try:
+    with ExitStack() as stack:
+        sheet = stack.enter_context(closing(tools.sheets.open(order.path, order.sheet_name)))
+        source = stack.enter_context(closing(tools.open_files(order.files))) if order.files else None
         mapping = make_mapping(
             form,
             sheet.head.headers,
@@ -78,9 +85,7 @@ def make_draft(
             stamped=sheet.head.stamp.columns if sheet.head.stamp else None,
         )
         batch = _batch(tools, order, app, form, mapping, sheet.head)
-        return _fill(tools, order, batch, sheet, sink, step)
-    finally:
-        sheet.close()
+        return _Filling(tools, batch, sheet.head, source, sink).fill(_pages(order, sheet), step)
 
 
 def _batch(tools: Tools, order: Order, app: AppRecord, form: Form, mapping: Mapping, head: SheetHead) -> BatchRecord:
@@ -99,43 +104,68 @@ def _batch(tools: Tools, order: Order, app: AppRecord, form: Form, mapping: Mapp
     )
 
 
-def _fill(
-    tools: Tools,
-    order: Order,
-    batch: BatchRecord,
-    sheet: OpenSheet,
-    sink: Callable[[Problem], None],
-    step: Callable[[int], None],
-) -> Draft:
-    report = CheckReport()
-    check = RowCheck(batch.form, batch.mapping, sheet.head.headers, tools.schema_check)
-    for problem in [*_template_problems(batch.form, sheet.head), *check.constants()]:
-        report.add(problem)
-        sink(problem)
-    tools.store.add_batch(batch)
-    try:
-        for page in _pages(order, sheet):
-            tools.store.add_rows(batch.id, [_check_row(check, report, sink, *placed) for placed in page])
-            step(report.rows + report.blank)
-    except BaseException:
-        tools.store.drop_batch(batch.id)
-        raise
-    if report.rows == 0:
-        tools.store.drop_batch(batch.id)
-        raise SheetError("sheet_no_rows")
-    if report.errors:
-        tools.store.drop_batch(batch.id)
-    return Draft(batch, sheet.head, report)
+class _Filling:
+    """A batch on its way into the store, with the files that its rows name."""
 
+    def __init__(
+        self,
+        tools: Tools,
+        batch: BatchRecord,
+        head: SheetHead,
+        source: FileSource | None,
+        sink: Callable[[Problem], None],
+    ) -> None:
+        self._tools = tools
+        self._batch = batch
+        self._head = head
+        self._sink = sink
+        self._report = CheckReport()
+        listing = Listing(source.sizes, source.place) if source is not None else None
+        self._check = RowCheck(batch.form, batch.mapping, head.headers, tools.schema_check, listing)
+        self._stowage = Stowage(source, tools.shelf)
 
-def _check_row(
-    check: RowCheck, report: CheckReport, sink: Callable[[Problem], None], position: int, row: SheetRow
-) -> NewRow:
-    checked = check.check(row.number, row.cells)
-    report.add_row(checked)
-    for problem in checked.problems:
-        sink(problem)
-    return NewRow(position, row.number, row.cells, checked.inputs, checked.blank)
+    def fill(self, pages: Iterator[list[tuple[int, SheetRow]]], step: Callable[[int], None]) -> Draft:
+        store, report = self._tools.store, self._report
+        for problem in [*_template_problems(self._batch.form, self._head), *self._check.constants()]:
+            self._note(problem)
+        store.add_batch(self._batch)
+        try:
+            for page in pages:
+                store.add_rows(self._batch.id, [self._read(*placed) for placed in page])
+                step(report.rows + report.blank)
+            store.add_files(self._batch.id, self._stowage.files)
+        except BaseException:
+            self._drop()
+            raise
+        if report.rows == 0:
+            self._drop()
+            raise SheetError("sheet_no_rows")
+        if report.errors:
+            self._drop()
+        return Draft(self._batch, self._head, report)
+
+    def _read(self, position: int, row: SheetRow) -> NewRow:
+        checked = self._check.check(row.number, row.cells)
+        # Where nothing can be run any more nothing is copied either.
+        if not self._report.errors and not any(p.severity is Severity.ERROR for p in checked.problems):
+            checked = self._stow(checked, row.number)
+        self._report.add_row(checked)
+        for problem in checked.problems:
+            self._sink(problem)
+        return NewRow(position, row.number, row.cells, checked.inputs, checked.blank)
+
+    def _stow(self, checked: CheckedRow, number: int) -> CheckedRow:
+        inputs, troubles = self._stowage.stow(checked.inputs)
+        found = [self._check.problem(finding, number, variable) for variable, finding in troubles]
+        return replace(checked, inputs=inputs, problems=(*checked.problems, *found))
+
+    def _note(self, problem: Problem) -> None:
+        self._report.add(problem)
+        self._sink(problem)
+
+    def _drop(self) -> None:
+        self._tools.store.drop_batch(self._batch.id)
+        self._stowage.undo(self._tools.store)
 
 
 def _pages(order: Order, sheet: OpenSheet) -> Iterator[list[tuple[int, SheetRow]]]:

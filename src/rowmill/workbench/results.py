@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rowmill.domain.batch import RowState
 from rowmill.domain.cell import Cell, JsonCell, to_json
 from rowmill.domain.errors import UsageError
+from rowmill.domain.files import shown_inputs
 from rowmill.domain.outputs import flatten
+from rowmill.workbench.beside import Beside, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,12 +49,12 @@ def export(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], 
 
 
 def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> int:
-    writer, count = tools.open_lines(path), 0
+    writer, beside, count = tools.open_lines(path), Beside(tools.shelf, path), 0
     try:
         with tools.store.snapshot(batch.id) as rows:
             for row in rows:
                 if row.state is not RowState.SKIPPED:
-                    writer.write_raw(result_line(row))
+                    writer.write_raw(result_line(row, beside.put(row)))
                     count += 1
         writer.finish()
     except BaseException:
@@ -61,10 +63,12 @@ def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> int:
     return count
 
 
-def result_line(row: RowResult) -> bytes:
-    """One row as a JSON object on one line. Dify's outputs stand in it as they came."""
-    head = {"row": row.number, "status": row.state.value, "inputs": row.inputs}
+def result_line(row: RowResult, paths: dict[str, str] | None = None) -> bytes:
+    """One row as a JSON object on one line. Dify's outputs stand in it as they came; `files` beside them tells where
+    the copies are (`paths`: by place), if there are files."""
+    head = {"row": row.number, "status": row.state.value, "inputs": shown_inputs(row.inputs)}
     tail = {
+        **({"files": listed(row, paths or {})} if row.files else {}),
         "error": row.error,
         "cause": row.cause,
         "tokens": row.tokens,
@@ -93,14 +97,14 @@ def _is_writable(text: str) -> bool:
 
 
 def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str]) -> int:
-    count = 0
+    count, beside = 0, Beside(tools.shelf, path)
     with tools.store.snapshot(batch.id) as rows:
         outputs = _output_columns(rows)
         headers = _headers(batch.headers, outputs, [words(f"column.{name}") for name in SERVICE_COLUMNS])
         writer = tools.open_table(path, headers, words("results.sheet"))
         try:
             for row in rows:
-                writer.write(_cells(row, len(batch.headers), outputs, words))
+                writer.write(_cells(row, len(batch.headers), outputs, words, beside.put(row)))
                 count += row.state is not RowState.SKIPPED
             writer.finish()
         except BaseException:
@@ -118,8 +122,8 @@ def _output_columns(rows: Iterable[RowResult]) -> list[str]:
     return list(seen)
 
 
-def _flat(row: RowResult) -> dict[str, Cell]:
-    return flatten(json.loads(row.outputs)) if row.outputs else {}
+def _flat(row: RowResult, paths: dict[str, str] | None = None) -> dict[str, Cell]:
+    return flatten(json.loads(row.outputs), paths) if row.outputs else {}
 
 
 def _headers(sheet: tuple[str, ...], outputs: list[str], service: list[str]) -> list[str]:
@@ -135,11 +139,13 @@ def _headers(sheet: tuple[str, ...], outputs: list[str], service: list[str]) -> 
     return headers
 
 
-def _cells(row: RowResult, width: int, outputs: list[str], words: Callable[[str], str]) -> list[Cell]:
+def _cells(
+    row: RowResult, width: int, outputs: list[str], words: Callable[[str], str], paths: dict[str, str]
+) -> list[Cell]:
     own: list[Cell] = [*row.cells, *([None] * (width - len(row.cells)))]
     if row.state is RowState.SKIPPED:
         return own
-    flat = _flat(row)
+    flat = _flat(row, paths)
     state = words(f"state.{row.state.value}")
     service: list[Cell] = [state, row.error, row.cause, row.tokens, _rounded(row.seconds), row.attempts, row.run_id]
     if outputs and outputs[-1] == REST and REST not in flat:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rowmill.domain.form import Mode
     from rowmill.ports.clock import Clock
     from rowmill.ports.dify import AppInfo, DifyApp, Recovery
+    from rowmill.ports.files import FileSource, Shelf
     from rowmill.ports.sheets import ResultWriter, SheetReader, TemplateWriter
     from rowmill.ports.store import Store
 
@@ -48,3 +49,5 @@ class Tools:
     open_table: Callable[[Path, Sequence[str], str], ResultWriter]
     open_lines: Callable[[Path], LineWriter]
     schema_check: Callable[[str, Any], str | None]
+    open_files: Callable[[Path], FileSource]
+    shelf: Shelf

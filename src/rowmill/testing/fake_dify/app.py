@@ -21,9 +21,10 @@ from rowmill.testing.fake_dify.bodies import (
 )
 from rowmill.testing.fake_dify.execution import Execution
 from rowmill.testing.fake_dify.faults import Fault, Faults
+from rowmill.testing.fake_dify.links import Links
 from rowmill.testing.fake_dify.profiles import PROFILES
 from rowmill.testing.fake_dify.runs import Ledger
-from rowmill.testing.fake_dify.uploads import accept
+from rowmill.testing.fake_dify.uploads import accept, strike
 from rowmill.testing.fake_dify.wire import Wire
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ UNAVAILABLE = "App unavailable, please check your app configurations."
 
 
 class FakeDify:
-    """See the package's docstring. Latencies in milliseconds; `celery_slots` 0 = no queue, None = as the version."""
+    """See the package's docstring. Latencies in milliseconds; `celery_slots` 0 = no queue, None = as the version;
+    `files_url` as in Links."""
 
     def __init__(
         self,
@@ -49,6 +51,8 @@ class FakeDify:
         celery_slots: int | None = None,
         queue_idle_s: float = 300.0,
         ledger_path: Path | None = None,
+        files_url: str | None = None,
+        link_life_s: float = 300.0,
         fail_rate: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -57,9 +61,10 @@ class FakeDify:
         self.faults = Faults()
         self.ledger = Ledger(ledger_path)
         self.files: dict[str, JSON] = {}
+        self.links = Links(self.files, files_url, link_life_s)
         self.requests = 0
         self.execution = Execution(
-            self.profile, self.ledger, self.faults,
+            self.profile, self.ledger, self.faults, self.links.make,
             latency_ms=latency_ms, jitter_ms=jitter_ms, hold_ms=self.profile.hold_ms if hold_ms is None else hold_ms,
             slots=self.profile.celery_slots if celery_slots is None else celery_slots,
             queue_idle_s=queue_idle_s, fail_rate=fail_rate, seed=seed,
@@ -84,12 +89,17 @@ class FakeDify:
         if path.startswith("/_fake/"):
             await self._control(path, method, receive, wire)
             return
+        self.links.called = _header(scope, b"host").decode("latin-1")
+        query = dict(parse_qsl(scope["query_string"].decode()))
+        if path.startswith("/files/") and method == "GET":
+            fault = self.faults.strike_download(path)
+            await self.links.serve(path, query, fault, wire, key=bool(_header(scope, b"authorization")))
+            return
         if not path.startswith("/v1/") or path == "/v1/":
             await wire.answer(404, pages.NOT_FOUND_PAGE, "text/html; charset=utf-8")
             return
         app = self._app(scope)
         parts = path.removeprefix("/v1/").strip("/").split("/")
-        query = dict(parse_qsl(scope["query_string"].decode()))
         if method == "GET":
             await wire.answer(*self._get(app, parts, query))
             return
@@ -98,7 +108,7 @@ class FakeDify:
         await self._post(app, parts, scope, receive, wire)
 
     def _app(self, scope: JSON) -> FakeApp:
-        header = next((v.decode("latin-1") for k, v in scope["headers"] if k == b"authorization"), "")
+        header = _header(scope, b"authorization").decode("latin-1")
         scheme, _, key = header.partition(" ")
         if not key:
             raise Refusal(401, "unauthorized", "Authorization header must be provided and start with 'Bearer'")
@@ -175,7 +185,7 @@ class FakeDify:
 
     async def _post(self, app: FakeApp, parts: list[str], scope: JSON, receive: Any, wire: Wire) -> None:
         if parts == ["files", "upload"]:
-            await wire.answer(201, orjson.dumps(self._upload(app, scope, await _body(receive))))
+            await self._upload(app, scope, receive, wire)
             return
         if parts[-1] == "stop":
             user = (await self._json(scope, receive)).get("user")
@@ -208,17 +218,26 @@ class FakeDify:
         return pinned
 
     async def _json(self, scope: JSON, receive: Any) -> JSON:
-        return read_json(_content_type(scope), await _body(receive))
+        return read_json(_header(scope, b"content-type"), await _body(receive))
 
-    def _upload(self, app: FakeApp, scope: JSON, data: bytes) -> JSON:
-        file_id, known, answer = accept(app, _content_type(scope).decode(), data)
-        self.files[file_id] = known
-        return answer
+    async def _upload(self, app: FakeApp, scope: JSON, receive: Any, wire: Wire) -> None:
+        fault = self.faults.strike_upload(app.key)
+        if fault is not None and await strike(fault, wire):
+            return
+        kind, data = _header(scope, b"content-type").decode(), await _body(receive)
+        entry, known, answer = accept(app, kind, data, self.links.to_upload)
+        self.files[entry.file_id] = known
+        self.ledger.uploads.append(entry)
+        if fault is not None and fault.kind == "upload_cut":
+            wire.abort()
+        await wire.answer(201, orjson.dumps(answer))
 
     def _find_file(self, app: FakeApp, user: str) -> Any:
         def find(file_id: str) -> JSON | None:
             known = self.files.get(file_id)
-            return known if known is not None and known["owner"] == (app.key, user) else None
+            if known is None or known["owner"] != (app.key, user):
+                return None
+            return {**known, "url": self.links.to_upload(file_id)}
 
         return find
 
@@ -229,6 +248,8 @@ class FakeDify:
             case "/_fake/ledger", "GET":
                 runs = [{f: getattr(run, f) for f in run.__slots__} for run in self.ledger.runs]
                 await wire.answer(200, orjson.dumps(runs, default=str))
+            case "/_fake/uploads", "GET":
+                await wire.answer(200, orjson.dumps(self.ledger.uploads))
             case "/_fake/faults", "POST":
                 self.faults.add(*(Fault(**item) for item in orjson.loads(await _body(receive))))
                 await wire.answer(200, b"{}")
@@ -251,8 +272,8 @@ class FakeDify:
                 setattr(app, name, value)
 
 
-def _content_type(scope: JSON) -> bytes:
-    found: bytes = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+def _header(scope: JSON, wanted: bytes) -> bytes:
+    found: bytes = next((value for name, value in scope["headers"] if name == wanted), b"")
     return found
 
 

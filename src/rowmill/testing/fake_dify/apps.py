@@ -78,6 +78,12 @@ def _workflows() -> list[FakeApp]:
         control("text-input", "key", "Key", required=True, max_length=256),
         control("number", "fails", "Fails", required=True),
     ]
+    report = [
+        control("text-input", "query", "Query", required=True, max_length=256),
+        control("paragraph", "name", "File name"),
+        control("number", "size", "File size"),
+        control("number", "pages", "Pages"),
+    ]
     return [
         FakeApp("app-echo", "echo", form=echo, description="echoes its inputs"),
         FakeApp("app-slow", "slow", form=slow, behaviour="slow"),
@@ -88,6 +94,7 @@ def _workflows() -> list[FakeApp]:
         FakeApp("app-deadend", "succeeded-deadend", form=slow, behaviour="deadend"),
         FakeApp("app-files", "files", form=files),
         FakeApp("app-files-extract", "files-extract", form=files[:1], behaviour="extract"),
+        FakeApp("app-report", "report", form=report, behaviour="report", description="puts out files"),
         FakeApp("app-unpublished", "unpublished", form=echo, published=False, description="never published"),
     ]
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rowmill.testing.fake_dify.profiles import Profile
 
     FindFile = Callable[[str], dict[str, Any] | None]
+    MakeFile = Callable[[str, bytes], dict[str, Any]]
 
 RATE_LIMIT = "[models] Rate Limit Error, you exceeded the requests per minute of your account (429)"
 HTTP_NODE_RETRIES = 3
@@ -46,7 +47,9 @@ class Doing:
         return self.retries + (self.rescued_by is not None)
 
 
-def decide(app: FakeApp, inputs: dict[str, Any], query: str, find_file: FindFile, profile: Profile) -> Doing:
+def decide(
+    app: FakeApp, inputs: dict[str, Any], query: str, find_file: FindFile, profile: Profile, make_file: MakeFile
+) -> Doing:
     """What a run with these inputs does."""
     match app.behaviour:
         case "slow" | "slow-default" | "slow-failbranch" | "deadend":
@@ -55,6 +58,8 @@ def decide(app: FakeApp, inputs: dict[str, Any], query: str, find_file: FindFile
             return _retry(inputs, profile)
         case "extract":
             return _extract(inputs, find_file)
+        case "report":
+            return _report(inputs, make_file)
         case "answer":
             return _answer(query, inputs.get("name"))
         case "answer-slow":
@@ -142,6 +147,18 @@ def _extract(inputs: dict[str, Any], find_file: FindFile) -> Doing:
     outputs = {"text": known["content"].decode("utf-8", "replace")}
     nodes = (("start", "start"), ("extract", "document-extractor"), ("end", "end"))
     return Doing(nodes, outputs, chunks=_said(1, outputs))
+
+
+def _report(inputs: dict[str, Any], make_file: MakeFile) -> Doing:
+    """Writes files: one, and a list of pages."""
+    query = str(inputs["query"])
+    text = f"report on {query}\n".encode().ljust(int(inputs.get("size") or 0), b".")
+    pages = [
+        make_file(f"page {i + 1}.md", f"# {query} {i + 1}\n".encode()) for i in range(int(inputs.get("pages") or 0))
+    ]
+    outputs = {"title": query, "report": make_file(str(inputs.get("name") or "report.txt"), text), "pages": pages}
+    nodes = (("start", "start"), ("writer", "tool"), ("end", "end"))
+    return Doing(nodes, outputs, tokens=7, chunks=((1, query),))
 
 
 _ANSWER = (("start", "start"), ("answer", "answer"))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rowmill.testing.fake_dify.apps import FakeApp
+    from rowmill.testing.fake_dify.behaviours import MakeFile
     from rowmill.testing.fake_dify.faults import Fault, Faults
     from rowmill.testing.fake_dify.profiles import Profile
     from rowmill.testing.fake_dify.wire import Wire
@@ -41,6 +42,7 @@ class Execution:
         profile: Profile,
         ledger: Ledger,
         faults: Faults,
+        make_file: MakeFile,
         *,
         latency_ms: float,
         jitter_ms: float,
@@ -53,6 +55,7 @@ class Execution:
         self._profile = profile
         self._ledger = ledger
         self._faults = faults
+        self._make_file = make_file
         self.latency, self._jitter, self._hold = latency_ms / 1000, jitter_ms / 1000, hold_ms / 1000
         self._queue_idle = queue_idle_s
         self.ping_every = PING_EVERY
@@ -123,7 +126,7 @@ class Execution:
         if inputs is None or not await self._below_limit(app, wire, streaming=streaming):
             return
         query = str(body.get("query") or "")
-        doing = decide(app, inputs, query, find_file, self._profile)
+        doing = decide(app, inputs, query, find_file, self._profile, self._make_file)
         run = Run(app, str(body["user"]), inputs, query, doing, streaming, body["inputs"], self._profile)
         run.workflow_id = pinned or app.workflow_id
         self.chats.join(run, body)

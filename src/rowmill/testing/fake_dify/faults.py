@@ -21,12 +21,18 @@ KINDS = frozenset({
     "stop_ignored",
 })  # fmt: skip
 
+# Of requests that start no run at all: uploads, and the fetching of files.
+UPLOAD_KINDS = frozenset({"upload_status", "upload_reset", "upload_cut", "upload_slow"})
+DOWNLOAD_KINDS = frozenset({"download_status", "download_page", "download_cut"})
+ALL_KINDS = KINDS | UPLOAD_KINDS | DOWNLOAD_KINDS
+
 _WRITTEN = re.compile(r"\[\[fault:(\w+)((?:\s+\w+=[^\s\]]*)*)\s*\]\]")
 
 
 @dataclass(slots=True)
 class Fault:
-    """Strikes the next `times` run requests that fit (-1: all), after letting `after` of them pass."""
+    """Strikes the next `times` requests of its sort that fit (-1: all), after letting `after` of them pass. `match`
+    is looked for in a run's inputs, and in the path of a download."""
 
     kind: str
     times: int = 1
@@ -36,8 +42,8 @@ class Fault:
     params: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"no fault {self.kind!r}; there are: {', '.join(sorted(KINDS))}")
+        if self.kind not in ALL_KINDS:
+            raise ValueError(f"no fault {self.kind!r}; there are: {', '.join(sorted(ALL_KINDS))}")
 
     def number(self, name: str, default: float) -> float:
         return float(self.params.get(name, default))
@@ -62,10 +68,18 @@ class Faults:
     def strike(self, app: str, inputs: Any) -> Fault | None:
         """The fault for this request, counted as used."""
         text = str(inputs)
-        return self._from_cell(text) or self._from_list(app, text)
+        return self._from_cell(text) or self._from_list(app, text, KINDS)
 
-    def _from_list(self, app: str, text: str) -> Fault | None:
+    def strike_upload(self, app: str) -> Fault | None:
+        return self._from_list(app, "", UPLOAD_KINDS)
+
+    def strike_download(self, path: str) -> Fault | None:
+        return self._from_list("", path, DOWNLOAD_KINDS)
+
+    def _from_list(self, app: str, text: str, kinds: frozenset[str]) -> Fault | None:
         for fault in self._waiting:
+            if fault.kind not in kinds:
+                continue
             if (fault.app and fault.app != app) or (fault.match and fault.match not in text):
                 continue
             if fault.after > 0:

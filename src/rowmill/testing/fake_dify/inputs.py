@@ -127,7 +127,7 @@ def _file_object(
                 raise RefusedInputsError(
                     "Detected file type does not match the specified type. Please verify the file."
                 )
-            link = f"http://127.0.0.1:5001/files/{value['upload_file_id']}/file-preview?sign=fake"
+            link = known.get("url", "")
         case "remote_url":
             link = str(value.get("url") or value.get("remote_url") or "")
             if not link.startswith("http"):

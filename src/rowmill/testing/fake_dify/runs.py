@@ -35,19 +35,38 @@ class LedgerRun:
     outputs: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerUpload:
+    """One file that was taken. It costs nothing, but should be sent only once."""
+
+    app_key: str
+    user: str
+    file_id: str
+    name: str
+    size: int
+    sha256: str
+    uploaded_at: float
+
+
 class Ledger:
-    """All runs that were started, in order; as JSON lines too, for other processes."""
+    """All runs that were started, in order; as JSON lines too, for other processes. And all uploads."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.runs: list[LedgerRun] = []
+        self.most_at_once = 0
+        self._under_way = 0
+        self.uploads: list[LedgerUpload] = []
         self._file: TextIO | None = path.open("a", encoding="utf-8", buffering=1) if path else None
 
     def started(self, run: LedgerRun) -> None:
         if len(self.runs) < MOST_RUNS:
             self.runs.append(run)
+        self._under_way += 1
+        self.most_at_once = max(self.most_at_once, self._under_way)
         self._write("started", run)
 
     def finished(self, run: LedgerRun) -> None:
+        self._under_way -= 1
         self._write("finished", run)
 
     def _write(self, event: str, run: LedgerRun) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import mimetypes
 import re
 import time
@@ -10,12 +12,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rowmill.testing.fake_dify.bodies import Refusal
+from rowmill.testing.fake_dify.faults import Fault
+from rowmill.testing.fake_dify.runs import LedgerUpload
+from rowmill.testing.fake_dify.strikes import refuse
 
 if TYPE_CHECKING:
-    from rowmill.testing.fake_dify.apps import FakeApp
+    from collections.abc import Callable
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "svg")
+    from rowmill.testing.fake_dify.apps import FakeApp
+    from rowmill.testing.fake_dify.wire import Wire
+
 MEGABYTE = 1024 * 1024
+KINDS = {
+    "image": ("jpg", "jpeg", "png", "webp", "gif", "svg"),
+    "video": ("mp4", "mov", "mpeg", "webm"),
+    "audio": ("mp3", "m4a", "wav", "amr", "mpga"),
+    "document": (
+        "txt", "markdown", "md", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt", "properties", "doc", "docx", "csv",
+        "eml", "msg", "ppt", "pptx", "xml", "epub",
+    ),
+}  # fmt: skip
+LIMITS = {"image": 10, "video": 100, "audio": 50}
+OTHER_LIMIT = 15
 # What is kept of a file, for the extractor.
 MOST_CONTENT = 100_000
 TENANT = "c0406a04-f74e-473d-a413-ca62ef01178b"
@@ -34,9 +52,17 @@ class Part:
     def ending(self) -> str:
         return self.name.rsplit(".", 1)[-1].lower() if self.name and "." in self.name else ""
 
+    @property
+    def kind(self) -> str:
+        """By the ending, else by the MIME type."""
+        found = next((kind for kind, endings in KINDS.items() if self.ending in endings), None)
+        return found or ("document" if self.mime.startswith("text/") or "pdf" in self.mime else "custom")
 
-def accept(app: FakeApp, content_type: str, data: bytes) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """(id, what is remembered, what is answered). Raises Refusal."""
+
+def accept(
+    app: FakeApp, content_type: str, data: bytes, link: Callable[[str], str]
+) -> tuple[LedgerUpload, dict[str, Any], dict[str, Any]]:
+    """(entry of the ledger, what is remembered, what is answered). Raises Refusal."""
     boundary = content_type.partition("boundary=")[2].strip('"').encode()
     parts = _multipart(data, boundary) if boundary else []
     files = [part for part in parts if part.name is not None]
@@ -45,18 +71,38 @@ def accept(app: FakeApp, content_type: str, data: bytes) -> tuple[str, dict[str,
         raise Refusal(400, "no_file_uploaded", "Please upload your file.")
     if len(files) > 1:
         raise Refusal(400, "too_many_files", "Only one file is allowed.")
-    if len(file.content) > (10 if file.ending in IMAGES else 15) * MEGABYTE:
+    if "/" in file.name or "\\" in file.name:
+        raise Refusal(400, "invalid_param", "Filename contains invalid characters")
+    if len(file.content) > LIMITS.get(file.kind, OTHER_LIMIT) * MEGABYTE:
         raise Refusal(413, "file_too_large", "")
     user = next((part.content.decode() for part in parts if part.field == "user"), "DEFAULT-USER")
     known = {
-        "name": file.name, "kind": "image" if file.ending in IMAGES else "document", "mime": file.mime,
+        "name": file.name, "kind": file.kind, "mime": file.mime,
         "size": len(file.content), "owner": (app.key, user), "content": file.content[:MOST_CONTENT],
     }  # fmt: skip
     file_id = str(uuid.uuid4())
-    return file_id, known, _answer(file_id, file)
+    entry = LedgerUpload(
+        app.key, user, file_id, file.name, len(file.content), hashlib.sha256(file.content).hexdigest(), time.time()
+    )
+    return entry, known, _answer(file_id, file, link(file_id))
 
 
-def _answer(file_id: str, file: Part) -> dict[str, Any]:
+async def strike(fault: Fault, wire: Wire) -> bool:
+    """A fault before the file was read: True if the answer is given."""
+    match fault.kind:
+        case "upload_reset":
+            wire.abort()
+        case "upload_status":
+            await refuse(Fault("status", params=fault.params), wire)
+        case "upload_slow":
+            await asyncio.sleep(fault.number("seconds", 1))
+            return False
+        case _:
+            return False
+    return True
+
+
+def _answer(file_id: str, file: Part, source_url: str) -> dict[str, Any]:
     empty = dict.fromkeys(("preview_url", "original_url", "user_id", "conversation_id", "file_key"))
     return {
         "id": file_id,
@@ -66,7 +112,7 @@ def _answer(file_id: str, file: Part) -> dict[str, Any]:
         "mime_type": file.mime,
         "created_by": file_id,
         "created_at": int(time.time()),
-        "source_url": f"http://127.0.0.1:5001/files/{file_id}/file-preview?sign=fake",
+        "source_url": source_url,
         "tenant_id": TENANT,
         **empty,
     }
