@@ -23,7 +23,7 @@ COMMIT_TIME = 0.01
 
 
 class StuckError(Exception):
-    """Nothing will ever happen again, and somebody still waits."""
+    """Nothing will ever happen again, and somebody still waits; or somebody runs in circles."""
 
 
 class CountedTask(asyncio.Task):
@@ -51,7 +51,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.chance = random.Random(seed)
         self._now = 0.0
         self._frozen: dict[int, list[events.Handle]] = {}
-        self.steps = 0
+        self.steps, self.most_steps = 0, 500_000
         self.set_task_factory(lambda loop, coro, **how: CountedTask(coro, loop=loop, **how))
         self.set_exception_handler(lambda *_: None)
 
@@ -89,6 +89,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._frozen[process].append(handle)
             return
         self.steps += 1
+        if self.steps > self.most_steps:
+            raise StuckError(f"at {self._now:.1f} s after {self.steps} steps: somebody runs in circles")
         handle._run()
 
     def _pick(self) -> events.Handle:
