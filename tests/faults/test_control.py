@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING
 
 import pytest
-
-from rowmill.testing.fake_dify import FakeDify, serve
-from tests.faults.processes import answer, batches, finish, paid_twice, rowmill, write_sheet
+from tests.faults.house import house, make_fake
+from tests.faults.processes import Proc, rowmill, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,39 +18,34 @@ pytestmark = pytest.mark.slow
 ROWS = 1200
 
 
-def wait_for(fake: FakeDify, runs: int) -> None:
-    deadline = time.monotonic() + 60
-    while len(fake.ledger.runs) < runs:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_pause_stop_and_resume_from_other_processes(tmp_path: Path) -> None:
-    fake = FakeDify(hold_ms=0, celery_slots=0, latency_ms=150)
-    sheet, data = tmp_path / "rows.csv", tmp_path / "data"
-    write_sheet(sheet, ROWS)
-    with serve(fake) as serving:
-        command = ["run", sheet, "--base-url", serving.url, "-o", "out.jsonl", "--data-dir", data, "--json", "-c", 4]
-        first = rowmill(*command, cwd=tmp_path)
-        wait_for(fake, 20)
-        (batch,) = batches(data, tmp_path)
-        paused = answer(rowmill("pause", batch["id"], "--data-dir", data, "--json", cwd=tmp_path))
-        ended = answer(first)
-        assert (paused["state"], ended["state"], ended["reason"]) == ("paused", "paused", "asked")
-        assert ended["succeeded"] == len(fake.ledger.runs) < ROWS
+    fake = make_fake(latency_ms=150, jitter_ms=0)
+    with house(tmp_path, ROWS, fake=fake, width=4) as place:
 
-        second = rowmill("resume", batch["id"], "--data-dir", data, "--json", cwd=tmp_path)
-        wait_for(fake, ended["succeeded"] + 8)
-        stopped = answer(rowmill("stop", batch["id"], "--data-dir", data, "--json", cwd=tmp_path))
+        def ask(*args: object) -> Proc:
+            return rowmill(*args, "--data-dir", place.data, "--json", cwd=tmp_path)
+
+        first = place.begin()
+        until(lambda: place.posts >= 20, first)
+        batch = place.find_batch()
+        paused = ask("pause", batch).answer()
+        ended = first.answer()
+        assert (paused["state"], ended["state"], ended["reason"]) == ("paused", "paused", "asked")
+        assert ended["succeeded"] == place.posts < ROWS
+
+        second = ask("resume", batch)
+        until(lambda: place.posts >= ended["succeeded"] + 8, second)
+        stopped = ask("stop", batch).answer()
         assert stopped["state"] == "stopped"
-        finish(second)
-        assert stopped["succeeded"] + stopped["stopped"] == len(fake.ledger.runs)
+        second.wait()
+        assert stopped["succeeded"] + stopped["stopped"] == place.posts
         assert {run.status for run in fake.ledger.runs} <= {"succeeded", "stopped"}
 
         fake.execution.latency = 0.0
-        code, out, _ = finish(rowmill("resume", batch["id"], "--data-dir", data, "--json", cwd=tmp_path))
-        again = answer(rowmill("retry", batch["id"], "--data-dir", data, "--json", "-o", "out.jsonl", cwd=tmp_path))
-    assert (json.loads(out)[0]["state"], again["succeeded"]) == ("completed", ROWS)
-    assert code == (1 if stopped["stopped"] else 0)
-    twice = paid_twice(fake.ledger.runs)
-    assert sum(twice.values()) - len(twice) == stopped["stopped"]  # only what was stopped was paid for again
+        resumed = ask("resume", batch)
+        assert json.loads(resumed.out if resumed.wait() >= 0 else "")[0]["state"] == "completed"
+        assert resumed.code == (1 if stopped["stopped"] else 0)
+        again = ask("retry", batch, "-o", "out.jsonl").answer()
+        assert again["succeeded"] == ROWS
+        runs = [run.inputs["query"] for run in fake.ledger.runs]
+    assert len(runs) - len(set(runs)) == stopped["stopped"]  # only what was stopped was paid for again

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from rowmill.engine.attempt import Lane
-    from rowmill.ports.dify import LoggedRun, Recovery, RunDetail
+    from rowmill.ports.dify import Recovery, RunDetail
     from rowmill.ports.store import Store
 
 
@@ -60,6 +60,9 @@ class _Left(Enum):
 
     QUIT = "quit"
     CLOSED = "closed"
+    """nothing was found: the log was read to the end of the window"""
+    IN_DOUBT = "in_doubt"
+    """the log could not be read, or shows a run that may be this attempt's and that Dify does not show in full"""
 
 
 class Settled(Enum):
@@ -106,6 +109,8 @@ class Reconciler:
                 return Settled.LAID_DOWN
             if found is _Left.CLOSED:
                 return await self._not_found(lost, failure)
+            if found is _Left.IN_DOUBT:
+                return await self._give_up(lost, Cause.REPLY_LOST, None)
             run_id = str(found)
             await self._lane.recorder.put(Attach(lost.key, run_id, lost.task_id, ahead=lost.ahead))
         if not self._recovery.by_run_id:
@@ -141,13 +146,14 @@ class Reconciler:
             heard, detail = await self._ask(lambda: self._lane.app.run_detail(run_id))
             if detail is not None and detail.outcome is not None:
                 return _as_outcome(detail)
+            is_missing = heard is _Heard.ANSWER and detail is None
+            if is_missing and missing >= self._patience.not_found:
+                return Cause.NOT_FOUND
             if not await self._rest(gap):
                 return _Left.QUIT
             # A server that is away proves nothing and costs no patience; one that cannot tell costs some.
             left -= 0 if heard is _Heard.SILENCE else gap
-            missing = missing + gap if heard is _Heard.ANSWER and detail is None else 0.0
-            if missing > self._patience.not_found:
-                return Cause.NOT_FOUND
+            missing = missing + gap if is_missing else 0.0
             gap = min(2 * gap, self._patience.longest_gap)
         return Cause.NEVER_ENDED
 
@@ -157,19 +163,22 @@ class Reconciler:
         if not (self._recovery.by_user and self._recovery.by_run_id):
             return _Left.CLOSED
         left, gap = self._window(lost, failure), self._patience.first_gap
-        errors = self._patience.shortest_run_deadline
+        errors, doubt = self._patience.shortest_run_deadline, self._patience.not_found
         while True:
-            heard, run_id = await self._ask(lambda: self._find(lost))
-            if run_id is not None:
-                return str(run_id)
-            if (heard is _Heard.ANSWER and left <= 0) or errors <= 0:
-                return _Left.CLOSED
+            heard, found = await self._ask(lambda: self._find(lost))
+            if isinstance(found, str):
+                return found
+            if heard is _Heard.ANSWER and left <= 0 and (found is None or doubt <= 0):
+                return _Left.CLOSED if found is None else _Left.IN_DOUBT
+            if errors <= 0:
+                return _Left.IN_DOUBT
             # One last look exactly when the window closes.
             step = min(gap, left) if left > 0 else gap
             if not await self._rest(step):
                 return _Left.QUIT
             left -= step if heard is _Heard.ANSWER else 0
             errors -= step if heard is _Heard.ERROR else 0
+            doubt -= step if isinstance(found, _Left) else 0
             gap = min(2 * gap, self._patience.longest_gap)
 
     def _window(self, lost: OpenAttempt, failure: Failure | None) -> float:
@@ -179,18 +188,22 @@ class Reconciler:
         # A clock that was set back must not make us wait for hours.
         return min(max(0.0, latest - self._lane.clock.wall()), self._lane.settings.lost_window)
 
-    async def _find(self, lost: OpenAttempt) -> str | None:
+    async def _find(self, lost: OpenAttempt) -> str | _Left | None:
+        """A run that is this attempt's, by its user and its inputs; IN_DOUBT for one whose inputs cannot be seen yet:
+        Dify writes a run's row later than its line in the log."""
         since = lost.sent_at + lost.ahead - self._patience.skew
         logged = await self._lane.app.runs_of(lost.user, since)
         known = await self._in_thread(self._store.known_runs, self._lane.batch_id, lost.user)
+        doubt: _Left | None = None
         for run in logged:
-            if run.run_id not in known and run.user in (None, lost.user) and await self._is_ours(lost, run):
+            if run.run_id in known or run.user not in (None, lost.user):
+                continue
+            detail = await self._lane.app.run_detail(run.run_id)
+            if detail is None:
+                doubt = _Left.IN_DOUBT
+            elif same_inputs(lost.job.inputs, detail.inputs):
                 return run.run_id
-        return None
-
-    async def _is_ours(self, lost: OpenAttempt, run: LoggedRun) -> bool:
-        detail = await self._lane.app.run_detail(run.run_id)
-        return detail is not None and same_inputs(lost.job.inputs, detail.inputs)
+        return doubt
 
     # ── ends ────────────────────────────────────────────────────────────────────────────────────────────────────
 
