@@ -397,6 +397,21 @@ def test_an_error_of_a_run(events: list[Any], error: str) -> None:
     assert (outcome.status, outcome.error) == (RunStatus.FAILED, error)
 
 
+@pytest.mark.parametrize("mode", [Mode.WORKFLOW, Mode.CHATFLOW, Mode.CHAT])
+def test_a_run_that_dify_left_alone_is_looked_for(mode: Mode) -> None:
+    start = said("half") if mode is Mode.CHAT else FLOW_START
+    text = "queue listening stopped unexpectedly."
+    with pytest.raises(DifyFailureError) as caught:
+        read([start, {"event": "error", "status": 400, "code": "invalid_param", "message": text}], mode)
+    assert caught.value.failure == Failure(FailureKind.CUT, "stream_ended", text)
+
+
+def test_the_code_of_an_error_is_kept() -> None:
+    error = event("error", CHAT, status=400, code="provider_quota_exceeded", message="Your quota is …")
+    assert only_outcome(read([said(""), error], Mode.CHAT)).code == "provider_quota_exceeded"
+    assert only_outcome(read([STARTED, event("error", message="boom")])).code is None
+
+
 # ── answers that are no stream ──────────────────────────────────────────────────────────────────────────────────
 
 

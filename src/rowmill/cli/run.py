@@ -39,8 +39,8 @@ CauseName = Annotated[str | None, typer.Option("--cause", metavar="CAUSE", help=
 
 # Why a batch pauses before anything was run: it was set up wrongly, so the exit says "bad configuration".
 _SETUP_CAUSES = {
-    Cause.BAD_KEY, Cause.FORBIDDEN, Cause.WRONG_MODE, Cause.UNPUBLISHED, Cause.VERSION_GONE, Cause.NOT_DIFY,
-    Cause.REDIRECTED, Cause.MODEL_SETUP, Cause.NOT_FOUND,
+    Cause.BAD_KEY, Cause.FORBIDDEN, Cause.WRONG_MODE, Cause.UNPUBLISHED, Cause.VERSION_GONE, Cause.VERSION_REFUSED,
+    Cause.NOT_DIFY, Cause.REDIRECTED, Cause.MODEL_SETUP, Cause.NOT_FOUND,
 }  # fmt: skip
 
 

@@ -85,7 +85,7 @@ class DifyClient:
         if self._session is None:
             # A fresh connection per call: Dify's server has ten by default and idle ones starve others; and a stale
             # one that breaks under a run would leave us not knowing whether the run was started.
-            connector = _Connector(limit=0, force_close=True, ttl_dns_cache=60)
+            connector = _Connector(self._deadlines.connect, limit=0, force_close=True, ttl_dns_cache=60)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 headers=self._headers,
@@ -392,8 +392,14 @@ _ON_SEND: ContextVar[OnSend | None] = ContextVar("on_send", default=None)
 class _Connector(aiohttp.TCPConnector):
     """Awaits `on_send` once the connection stands, and closes the connection where that raises."""
 
+    def __init__(self, patience: float, **options: Any) -> None:
+        super().__init__(**options)
+        self._patience = patience
+
     async def _create_connection(self, *args: Any) -> Any:
-        protocol = await super()._create_connection(*args)
+        # aiohttp's own limit is for the socket alone: a name server or a TLS handshake may be silent as well.
+        async with asyncio.timeout(self._patience):
+            protocol = await super()._create_connection(*args)
         on_send = _ON_SEND.get()
         if on_send is not None:
             try:

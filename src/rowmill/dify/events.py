@@ -17,6 +17,8 @@ from rowmill.ports.dify import Attached, Finished, RunEvent
 
 _STATUSES = {status.value for status in RunStatus}
 _ANSWER_EVENTS = ("message", "agent_message", "message_file")
+# Dify stopped listening to its own run, which may go on.
+_LEFT_ALONE = "queue listening stopped"
 
 
 class RunReader:
@@ -155,8 +157,11 @@ class RunReader:
         if self._outcome is not None:
             return self.end()  # the run's own end has been told; what broke afterwards does not undo it
         message, code = clean_text(event.get("message")) or "", clean_text(event.get("code")) or ""
+        if self.attached is not None and _LEFT_ALONE in message.lower():
+            raise DifyFailureError(Failure(FailureKind.CUT, "stream_ended", message))
         if self.attached is not None or code == "completion_request_error":
-            return [Finished(self._with_usage(Outcome(RunStatus.FAILED, error=message or code)))]
+            failed = Outcome(RunStatus.FAILED, error=message or code, code=code or None)
+            return [Finished(self._with_usage(failed))]
         raise DifyFailureError(_start_failure(event, code, message))
 
 

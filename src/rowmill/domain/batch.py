@@ -199,6 +199,8 @@ class Outcome:
     message_id: str | None = None
     price: str | None = None
     currency: str | None = None
+    code: str | None = None
+    """Dify's own error code, where an `error` event ended the run"""
     damaged: bool = False
     """the stream held bytes that are no UTF-8; they stand as U+FFFD in `outputs`"""
 
