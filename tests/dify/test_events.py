@@ -319,6 +319,18 @@ def node(price: Any, node_id: Any = None, currency: Any = "USD") -> dict[str, An
     )
 
 
+def inner(node_id: str, *, loop: bool = False) -> dict[str, Any]:
+    told = node("0.1", node_id)
+    told["data"] |= {"node_type": "llm", "iteration_id": None if loop else "it", "loop_id": "lo" if loop else None}
+    return told
+
+
+def container(name: str, price: str, kind: str = "iteration") -> dict[str, Any]:
+    told = node(price, "it")
+    told["data"] |= {"node_id": "it", "node_type": kind}
+    return told | {"event": name}
+
+
 @pytest.mark.parametrize(
     ("nodes", "price", "currency"),
     [
@@ -330,6 +342,16 @@ def node(price: Any, node_id: Any = None, currency: Any = "USD") -> dict[str, An
         ([node(0.25, "a")], "0.25", "USD"),
         ([node("0.1", "a"), node(None, "b"), node("free", "c"), node("NaN", "d"), node("Infinity", "e")], "0.1", "USD"),
         ([event("node_finished", data={"execution_metadata": None}), event("node_finished")], None, None),
+        ([node("0.1", "a"), node("0.2", "b", "RMB")], None, None),
+        ([node("-1", "a"), node("0.1", "b")], "0.1", "USD"),
+        ([node("0.1", str(i)) for i in range(30)], "3.0", "USD"),
+        # An iteration's own price is that of its inner nodes, told once more [contract §6.4].
+        ([inner("a"), inner("b"), container("iteration_completed", "0.2")], "0.2", "USD"),
+        ([inner("a"), inner("b"), container("node_finished", "0.2")], "0.2", "USD"),
+        ([inner("a", loop=True), container("loop_completed", "0.1", "loop"), node("0.5", "c")], "0.6", "USD"),
+        ([container("node_finished", "0.2", "loop")], None, None),
+        # A node that was tried again tells its price when it has ended.
+        ([event("node_retry", data=node("0.1", "a")["data"]), node("0.1", "a")], "0.1", "USD"),
     ],
 )
 def test_prices_of_nodes(nodes: list[Any], price: str | None, currency: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 from tests.ports.building import APP, B, batch, fill, finish, give_up, intend, key, lose, new_row, refuse
@@ -482,3 +483,21 @@ def test_batches_are_listed_newest_first_without_drafts(store):
     assert store.find_batch_ids("b") == ["bb%", "bc", "ba", B]
     assert store.find_batch_ids("B") == store.find_batch_ids("%") == store.find_batch_ids("d" * 3) == []
     assert store.find_batch_ids(B) == [B]
+
+
+def test_what_a_batch_cost_is_exact_and_counts_every_attempt(store):
+    fence = fill(store, 3)
+    records = [
+        intend(0),
+        finish(0, move=RowMove.WAIT, status=RunStatus.FAILED, price="0.1", currency="USD", due_at=1.0),
+        intend(0, 2),
+        finish(0, 2, price="0.2", currency="USD"),
+        intend(1),
+        finish(1, price="0.0000001", currency="USD"),
+        intend(2),
+        finish(2, price="5", currency=None),
+    ]
+    assert store.spent(B) == {}
+    store.write(records, fence)
+    assert store.spent(B) == {"": Decimal(5), "USD": Decimal("0.3000001")}
+    assert store.spent("other") == {}

@@ -111,6 +111,7 @@ class Comparison(RuleBasedStateMachine):
             lambda store: list(store.results(B)),
             lambda store: store.counts(B),
             lambda store: store.causes(B),
+            lambda store: store.spent(B),
             lambda store: store.open_attempts(B),
             lambda store: store.busy_slots(B),
             lambda store: [store.known_runs(B, user) for user in USERS],

@@ -81,7 +81,8 @@ def show(
             {"cause": cause, "state": state.value, "rows": rows, "advice": session.say(f"advice.{cause}")}
             for cause, state, rows in workbench.batches.causes(batch.id)
         ]
-        summary = summary_json(batch, workbench.batches.counts(batch.id), 0.0, None)
+        counts, spent = workbench.batches.counts(batch.id), workbench.batches.spent(batch.id)
+        summary = summary_json(batch, counts, spent, 0.0, None)
         del summary["output"], summary["seconds"]
         app = {"name": batch.app.name, "base_url": batch.app.base_url, "mode": batch.app.mode.value}
         session.answer({**summary, "app": app, "sheet": batch.sheet_path, "causes": causes})

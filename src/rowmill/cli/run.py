@@ -297,7 +297,7 @@ def _report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
     workbench.export(batch, job.output, session.say)
     counts = workbench.batches.counts(batch.id)
     seconds = watched.seconds if watched else 0.0
-    session.answer(summary_json(batch, counts, seconds, job.output))
+    session.answer(summary_json(batch, counts, workbench.batches.spent(batch.id), seconds, job.output))
     if not session.json:
         show_summary(session, workbench, batch, job.output, seconds)
     return _exit_code(batch, watched, counts.of(RowState.SUCCEEDED), counts.total, counts.done, sample=bool(job.sample))

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from rowmill.cli.watch import duration
 from rowmill.domain.batch import UNFINISHED, RowState
 from rowmill.domain.mapping import column_letter
+from rowmill.domain.money import show_price
 
 if TYPE_CHECKING:
+    from decimal import Decimal
     from pathlib import Path
 
     from rowmill.cli.session import Session
@@ -23,14 +25,17 @@ def counts_json(counts: Counts) -> dict[str, int]:
     return {"total": counts.total, "done": counts.done, **by_state, "tokens": counts.tokens}
 
 
-def summary_json(batch: BatchRecord, counts: Counts, seconds: float, output: Path | None) -> dict[str, Any]:
-    """`seconds`: how long this call ran the batch."""
+def summary_json(
+    batch: BatchRecord, counts: Counts, spent: dict[str, Decimal], seconds: float, output: Path | None
+) -> dict[str, Any]:
+    """`seconds`: how long this call ran the batch. Prices stay texts: a JSON number would be read as a float."""
     return {
         "batch": batch.id,
         "state": batch.state.value,
         "reason": batch.reason,
         "detail": batch.detail,
         **counts_json(counts),
+        "price": {currency: show_price(price) for currency, price in spent.items()},
         "seconds": round(seconds, 3),
         "output": str(output) if output else None,
     }
@@ -68,6 +73,8 @@ def show_summary(
         if count := counts.of(state):
             session.show(session.say("count_line", state=session.say(f"state.{state.value}"), count=f"{count:,}"))
     session.show(session.say("total_line", total=f"{counts.total:,}", tokens=f"{counts.tokens:,}"))
+    for currency, price in workbench.batches.spent(batch.id).items():
+        session.show(session.say("cost_line", price=show_price(price), currency=currency))
     if seconds:
         session.show(session.say("time_line", time=duration(seconds)))
     _show_causes(session, workbench, batch)

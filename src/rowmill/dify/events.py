@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rowmill.dify.raw import clean_text, member_text, read_json
 from rowmill.domain.batch import Outcome, RunStatus
 from rowmill.domain.causes import Cause, cause_of_text
 from rowmill.domain.errors import DifyFailureError
 from rowmill.domain.form import Mode
+from rowmill.domain.money import read_price, show_price, total
 from rowmill.domain.verdict import Failure, FailureKind
 from rowmill.ports.dify import Attached, Finished, RunEvent
 
+if TYPE_CHECKING:
+    from decimal import Decimal
+
 _STATUSES = {status.value for status in RunStatus}
 _ANSWER_EVENTS = ("message", "agent_message", "message_file")
+# An iteration or loop tells the price of its inner nodes once more, as its own: theirs alone are added up. (Dify sends
+# `*_completed` for such a node; some versions send `node_finished` as well.)
+_CONTAINERS = ("iteration", "loop")
 # Dify stopped listening to its own run, which may go on.
 _LEFT_ALONE = "queue listening stopped"
 
@@ -32,7 +38,7 @@ class RunReader:
         self._message_end: dict[str, Any] | None = None
         self._outcome: Outcome | None = None
         self._prices: dict[str, Decimal] = {}
-        self._currency: str | None = None
+        self._currencies: set[str] = set()
         self.attached: Attached | None = None
 
     @property
@@ -127,26 +133,31 @@ class RunReader:
     def _note_price(self, node: dict[str, Any]) -> None:
         """Of each execution of a node once: its event can come twice."""
         metadata = _object(node.get("execution_metadata"))
-        if metadata.get("total_price") is None:
+        price = read_price(metadata.get("total_price"))
+        if price is None or node.get("node_type") in _CONTAINERS:
             return
-        try:
-            price = Decimal(str(metadata.get("total_price")))
-        except InvalidOperation:
-            return
-        if price.is_finite():
-            self._prices[clean_text(node.get("id")) or f"unnamed {len(self._prices)}"] = price
-            self._currency = clean_text(metadata.get("currency")) or self._currency
+        self._prices[clean_text(node.get("id")) or f"unnamed {len(self._prices)}"] = price
+        self._currencies |= {clean_text(metadata.get("currency")) or ""} - {""}
+
+    def _price_of_nodes(self) -> tuple[str | None, str | None]:
+        """No price where the nodes were paid for in different currencies: such a sum would mean nothing."""
+        if not self._prices or len(self._currencies) > 1:
+            return None, None
+        return show_price(total(self._prices.values())), next(iter(self._currencies), None)
 
     def _with_usage(self, outcome: Outcome) -> Outcome:
         usage = _usage(_object(self._message_end))
-        price = clean_text(usage.get("total_price")) or (f"{sum(self._prices.values()):f}" if self._prices else None)
+        # A chatflow's usage is the sum over its nodes: one of the two, never both.
+        price, currency = _price(usage), clean_text(usage.get("currency"))
+        if price is None:
+            price, currency = self._price_of_nodes()
         known = self.attached
         return replace(
             outcome,
             tokens=_first(outcome.tokens, _number(usage.get("total_tokens"))),
             seconds=_first(outcome.seconds, _number(usage.get("latency"))),
             price=price,
-            currency=clean_text(usage.get("currency")) or self._currency,
+            currency=currency,
             run_id=(known.run_id if known else None) or outcome.run_id,
             task_id=known.task_id if known else None,
             message_id=known.message_id if known else None,
@@ -197,7 +208,7 @@ def _read_message(answer: dict[str, Any], attached: Attached) -> Outcome:
         outputs=_answer_json(answer.get("answer") or ""),
         tokens=_number(usage.get("total_tokens")),
         seconds=_number(usage.get("latency")),
-        price=clean_text(usage.get("total_price")),
+        price=_price(usage),
         currency=clean_text(usage.get("currency")),
         run_id=attached.run_id,
         task_id=attached.task_id,
@@ -254,6 +265,11 @@ def _ids(event: dict[str, Any]) -> Attached:
 
 def _usage(message: dict[str, Any]) -> dict[str, Any]:
     return _object(_object(message.get("metadata")).get("usage"))
+
+
+def _price(usage: dict[str, Any]) -> str | None:
+    price = read_price(usage.get("total_price"))
+    return None if price is None else show_price(price)
 
 
 def _is_end(status: Any) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
+    from decimal import Decimal
 
     from rowmill.domain.batch import AttemptState, BatchMove, BatchState, Outcome, RowMove, RowState, Settings
     from rowmill.domain.cell import Cell
@@ -303,6 +304,11 @@ class Store(Protocol):
         ...
 
     def counts(self, batch_id: str) -> Counts: ...
+
+    def spent(self, batch_id: str) -> dict[str, Decimal]:
+        """What the batch cost by currency ('' where none was named), exact: over all attempts, because a run that
+        failed and was repeated was paid for as well. Takes as long as there are attempts: not for every look."""
+        ...
 
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         """(cause, state, rows), most first."""

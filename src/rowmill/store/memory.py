@@ -22,6 +22,7 @@ from rowmill.domain.batch import (
     RowState,
 )
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
+from rowmill.domain.money import sum_prices
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import (
     AppRecord,
@@ -45,6 +46,7 @@ from rowmill.store.moves import moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from decimal import Decimal
 
 
 @dataclass(slots=True)
@@ -293,6 +295,11 @@ class MemoryStore:
         with self._lock:
             rows = self._rows(batch_id)
             return Counts(dict(Counter(row.state for row in rows)), sum(row.tokens or 0 for row in rows))
+
+    def spent(self, batch_id: str) -> dict[str, Decimal]:
+        with self._lock:
+            ended = [attempt.outcome for attempt in self._attempts(batch_id) if attempt.outcome is not None]
+        return sum_prices((outcome.price, outcome.currency) for outcome in ended)
 
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         with self._lock:

@@ -10,6 +10,7 @@ from sqlalchemy import and_, func, literal_column, select, text
 from rowmill.domain.batch import UNFINISHED, AttemptState, BatchState, RowState, Settings
 from rowmill.domain.form import Mode, form_from_json, form_to_json
 from rowmill.domain.mapping import Mapping
+from rowmill.domain.money import sum_prices
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import AppRecord, AttemptKey, BatchRecord, BatchSummary, OpenAttempt, RowJob, RowResult
 from rowmill.store.bounds import FAR_AHEAD
@@ -17,6 +18,7 @@ from rowmill.store.tables import OPEN_STATES, apps, attempts, batches, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from decimal import Decimal
 
     from sqlalchemy import ColumnElement, Connection, Select
 
@@ -127,6 +129,13 @@ def _counts(conn: Connection, which: ColumnElement[bool]) -> dict[str, Counts]:
         by_state[RowState(state)] = number
         spent.append(int(tokens))
     return {batch_id: Counts(by_state, sum(spent)) for batch_id, (by_state, spent) in found.items()}
+
+
+def read_spent(conn: Connection, batch_id: str) -> dict[str, Decimal]:
+    """Added up here: a database would add texts as floats."""
+    priced = (attempts.c.batch_id == batch_id, attempts.c.price.is_not(None))
+    query = select(attempts.c.price, attempts.c.currency).where(*priced).execution_options(yield_per=PAGE)
+    return sum_prices((price, currency) for price, currency in conn.execute(query))
 
 
 def read_causes(conn: Connection, batch_id: str) -> list[tuple[str, RowState, int]]:

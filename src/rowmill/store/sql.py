@@ -28,6 +28,7 @@ from rowmill.store.tables import rows as rows_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from decimal import Decimal
 
     from sqlalchemy import Connection, RootTransaction
 
@@ -217,6 +218,10 @@ class SqlStore:
     def counts(self, batch_id: str) -> Counts:
         with self._reading() as conn:
             return reading.read_counts(conn, batch_id)
+
+    def spent(self, batch_id: str) -> dict[str, Decimal]:
+        with self._reading() as conn:
+            return reading.read_spent(conn, batch_id)
 
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         with self._reading() as conn:

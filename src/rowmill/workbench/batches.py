@@ -12,6 +12,7 @@ from rowmill.workbench.apps import app_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from decimal import Decimal
 
     from rowmill.domain.events import Event
     from rowmill.domain.progress import Counts
@@ -53,6 +54,10 @@ class Batches:
 
     def counts(self, batch_id: str) -> Counts:
         return self._tools.store.counts(batch_id)
+
+    def spent(self, batch_id: str) -> dict[str, Decimal]:
+        """What the batch cost so far, by currency; see Store.spent."""
+        return self._tools.store.spent(batch_id)
 
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         """(cause, state, rows), most first."""

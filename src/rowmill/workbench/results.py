@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rowmill.ports.store import BatchRecord, RowResult
     from rowmill.workbench.tools import Tools
 
-SERVICE_COLUMNS = ("status", "error", "cause", "tokens", "seconds", "attempts", "run_id")
+SERVICE_COLUMNS = ("status", "error", "cause", "tokens", "price", "currency", "seconds", "attempts", "run_id")
 ENDINGS = (".xlsx", ".csv", ".jsonl")
 
 # More different output keys than this is an app that uses its data as keys; Excel itself ends at 16,384 columns.
@@ -68,6 +68,8 @@ def result_line(row: RowResult) -> bytes:
         "error": row.error,
         "cause": row.cause,
         "tokens": row.tokens,
+        "price": row.price,
+        "currency": row.currency,
         "seconds": row.seconds,
         "attempts": row.attempts,
         "run_id": row.run_id,
@@ -141,7 +143,8 @@ def _cells(row: RowResult, width: int, outputs: list[str], words: Callable[[str]
         return own
     flat = _flat(row)
     state = words(f"state.{row.state.value}")
-    service: list[Cell] = [state, row.error, row.cause, row.tokens, _rounded(row.seconds), row.attempts, row.run_id]
+    told: list[Cell] = [row.tokens, row.price, row.currency, _rounded(row.seconds), row.attempts, row.run_id]
+    service: list[Cell] = [state, row.error, row.cause, *told]
     if outputs and outputs[-1] == REST and REST not in flat:
         flat[REST] = JsonCell({name: to_json(cell) for name, cell in flat.items() if name not in set(outputs)})
     return [*own, *(flat.get(name) for name in outputs), *service]
