@@ -31,6 +31,7 @@ CASES = {
     "silent": (UNKNOWN, "reply_lost", 0),
     "cut_started": (OK, None, 1),
     "clean_eof_started": (OK, None, 1),
+    "cut_end": (OK, None, 1),
     "stall": (OK, None, 1),
     "drip": (OK, None, 1),
     "drop_started": (OK, None, 1),

@@ -501,3 +501,32 @@ def test_what_a_batch_cost_is_exact_and_counts_every_attempt(store):
     store.write(records, fence)
     assert store.spent(B) == {"": Decimal(5), "USD": Decimal("0.3000001")}
     assert store.spent("other") == {}
+
+
+def test_conversations_and_messages_of_a_user_are_known_from_the_moment_they_are_heard_of(store):
+    fence = fill(store, 4)
+    store.write([intend(0), intend(1), intend(2, slot=1), intend(3)], fence)
+    store.write([Attach(key(0), None, "t", message_id="m0", conversation_id="c0")], fence)
+    store.write([finish(1, message_id="m1", conversation_id="c1"), finish(2, message_id="m2")], fence)
+    asked = ["m0", "c0", "m1", "c1", "m2", "other"]
+    assert store.known_talk(B, "rowmill-s0", asked) == {"m0", "c0", "m1", "c1"}
+    assert store.known_talk(B, "rowmill-s1", asked) == {"m2"}
+    assert store.known_talk(B, "nobody", asked) == store.known_talk(B, "rowmill-s0", []) == set()
+    (attached, nameless) = store.open_attempts(B)
+    assert (attached.message_id, attached.conversation_id) == ("m0", "c0")
+    assert (nameless.message_id, nameless.conversation_id) == (None, None)
+
+
+def test_attempts_without_a_message_are_unsettled_until_they_end(store):
+    fence = fill(store, 5)
+    store.write([intend(position) for position in range(5)], fence)
+    assert store.unsettled(B, "rowmill-s0") == 5
+    store.write([Attach(key(0), None, "t", message_id="m0"), lose(1), give_up(2), finish(3), refuse(4)], fence)
+    assert store.unsettled(B, "rowmill-s0") == 2
+    assert store.unsettled(B, "nobody") == store.unsettled("other", "rowmill-s0") == 0
+
+
+def test_what_the_end_does_not_tell_again_is_kept(store):
+    fence = fill(store, 1)
+    store.write([intend(0), Attach(key(0), "r", "t", message_id="m0", conversation_id="c0"), finish(0)], fence)
+    assert store.known_talk(B, "rowmill-s0", ["m0", "c0"]) == {"m0", "c0"}

@@ -33,12 +33,14 @@ outcomes = st.builds(
     seconds=st.one_of(st.none(), st.just(2.5)),
     run_id=texts,
     task_id=texts,
+    message_id=texts,
+    conversation_id=texts,
     price=texts,
 )
 likely_moves = st.sampled_from([RowMove.SUCCEED, RowMove.WAIT, RowMove.FAIL, RowMove.PUT_BACK, *RowMove])
 records = st.one_of(
     st.builds(Intend, keys, st.integers(0, 1), st.sampled_from(USERS), st.sampled_from([1.0, 2.0])),
-    st.builds(Attach, keys, texts, texts, texts, st.sampled_from([0.0, 0.5])),
+    st.builds(Attach, keys, texts, texts, texts, st.sampled_from([0.0, 0.5]), texts, texts),
     st.builds(Lose, keys, causes),
     st.builds(Finish, keys, likely_moves, outcomes, texts, st.one_of(st.none(), st.just(1.0)), due),
     st.builds(Refuse, keys, causes, texts, st.one_of(st.none(), likely_moves), due, st.booleans()),
@@ -115,6 +117,8 @@ class Comparison(RuleBasedStateMachine):
             lambda store: store.open_attempts(B),
             lambda store: store.busy_slots(B),
             lambda store: [store.known_runs(B, user) for user in USERS],
+            lambda store: [store.known_talk(B, user, ["a", "b"]) for user in USERS],
+            lambda store: [store.unsettled(B, user) for user in USERS],
             lambda store: store.next_due(B),
             lambda store: store.batches(),
         ):

@@ -137,6 +137,8 @@ def test_the_readings_use_their_indexes(tmp_path):
     store.causes(B)
     store.known_runs(B, "u")
     store.counts(B)
+    store.known_talk(B, "u", ["a", "b"])
+    store.unsettled(B, "u")
     plans = []
     with store._reading() as conn:
         conn.connection.driver_connection.set_trace_callback(None)
@@ -145,8 +147,11 @@ def test_the_readings_use_their_indexes(tmp_path):
                 steps = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}").all()
                 plans.append(" ".join(step[3] for step in steps))
     store.close()
-    wanted = ["rows_waiting", "rows_waiting", "rows_by_state", "attempts_open", "attempts_open", "rows_waiting",
-              "rows_by_cause", "attempts_by_user", "rows_by_state"]  # fmt: skip
+    wanted = [
+        "rows_waiting", "rows_waiting", "rows_by_state", "attempts_open", "attempts_open", "rows_waiting",
+        "rows_by_cause", "attempts_by_user", "rows_by_state", "attempts_by_user", "attempts_by_user",
+        "attempts_by_user",
+    ]  # fmt: skip
     assert len(plans) == len(wanted)
     for plan, index in zip(plans, wanted, strict=True):
         assert index in plan

@@ -117,8 +117,8 @@ async def _prepared(client: aiohttp.ClientSession, serving: Serving, recording: 
         await _run(client, serving.url, "slow", {"delay_ms": 0, "query": "disc"}, "u-disc")
     if recording.name == "13-logs-dates":
         today = datetime.now(UTC).date()
-        path = path.replace("2026-11-23", str(today - timedelta(days=1)))
-        path = path.replace("2026-11-24", str(today + timedelta(days=1)))
+        days = {"2026-11-23": today - timedelta(days=1), "2026-11-24": today + timedelta(days=1)}
+        path = re.sub("2026-11-2[34]", lambda day: str(days[day[0]]), path)
     return path, body and re.sub(r'"delay_ms": 2500', '"delay_ms": 30', body)
 
 

@@ -157,6 +157,7 @@ def _doctor_json(session: Session, info: AppInfo) -> dict[str, object]:
             "by_run_id": info.recovery.by_run_id,
             "by_user": info.recovery.by_user,
             "from_start": info.recovery.from_start,
+            "by_message": info.recovery.by_message,
             "silent_refusals": info.recovery.silent_refusals,
         },
         "guarantee": session.say(guarantee_code(info)),

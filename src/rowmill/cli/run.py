@@ -200,6 +200,8 @@ def guarantee_code(info: AppInfo) -> str:
         return "guarantee.full"
     if recovery.by_user:
         return "guarantee.late"
+    if recovery.by_message:
+        return "guarantee.chatflow" if recovery.by_run_id else "guarantee.by_message"
     return "guarantee.by_id" if recovery.by_run_id else "guarantee.none"
 
 

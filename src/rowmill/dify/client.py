@@ -16,13 +16,26 @@ import orjson
 
 from rowmill.dify.classify import read_error, read_exception, read_http_date
 from rowmill.dify.events import RunReader, read_blocking, read_detail
+from rowmill.dify.logged import read_inputs, read_logged
 from rowmill.dify.raw import read_json
 from rowmill.dify.sse import LARGEST_EVENT, EventDecoder
+from rowmill.dify.talk import read_conversation, read_said
 from rowmill.domain.batch import Outcome, RunStatus
 from rowmill.domain.errors import DifyFailureError
 from rowmill.domain.form import Mode
 from rowmill.domain.verdict import Failure, FailureKind
-from rowmill.ports.dify import Finished, LoggedRun, OnSend, Opened, RunDetail, RunEvent, RunRequest, Uploaded
+from rowmill.ports.dify import (
+    Conversation,
+    Finished,
+    LoggedRun,
+    OnSend,
+    Opened,
+    RunDetail,
+    RunEvent,
+    RunRequest,
+    Said,
+    Uploaded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -206,14 +219,30 @@ class DifyClient:
         detail, outcome = read_detail(body)
         if detail.get("id") is None:
             return None
-        return RunDetail(run_id, str(detail.get("status")), outcome, _inputs(detail.get("inputs")))
+        return RunDetail(run_id, str(detail.get("status")), outcome, read_inputs(detail.get("inputs")))
 
     async def runs_of(self, user: str, after: float) -> list[LoggedRun]:
         """See DifyApp.runs_of."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(after))
         query = {"created_by_end_user_session_id": user, "created_at__after": moment, "limit": "100"}
         body, _ = await self._call("GET", "/workflows/logs", query=query)
-        return [run for run in map(_logged, _json(body).get("data") or []) if run is not None]
+        return [run for run in map(read_logged, _items(body)) if run is not None]
+
+    async def conversations(self, user: str) -> list[Conversation]:
+        """See DifyApp.conversations."""
+        body, _ = await self._call("GET", "/conversations", query={"user": user, "limit": "100"})
+        return [one for one in map(read_conversation, _items(body)) if one is not None]
+
+    async def messages(self, conversation_id: str, user: str) -> list[Said]:
+        """See DifyApp.messages."""
+        query = {"user": user, "conversation_id": conversation_id, "limit": "100"}
+        try:
+            body, _ = await self._call("GET", "/messages", query=query)
+        except DifyFailureError as error:
+            if error.failure.status == 404 and error.failure.code == "not_found":  # noqa: PLR2004
+                return []
+            raise
+        return [one for one in map(read_said, _items(body)) if one is not None]
 
     async def events(self, run_id: str, user: str) -> AsyncGenerator[RunEvent]:
         """The live events of a run that goes on (1.14 and later); for a finished one its end."""
@@ -445,25 +474,9 @@ def _json(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _inputs(value: Any) -> dict[str, Any]:
-    """Run detail carries inputs as JSON text."""
-    try:
-        inputs = read_json(value) if isinstance(value, str) else value
-    except ValueError:
-        inputs = None
-    return inputs if isinstance(inputs, dict) else {}
-
-
-def _logged(line: Any) -> LoggedRun | None:
-    run = line.get("workflow_run") if isinstance(line, dict) else None
-    if not isinstance(run, dict) or not run.get("id"):
-        return None
-    person = line.get("created_by_end_user")
-    user = person.get("session_id") if isinstance(person, dict) else None
-    created = run.get("created_at") or line.get("created_at")
-    # Before 1.2 times are texts.
-    moment = float(created) if isinstance(created, int | float) else read_http_date(str(created)) or 0.0
-    return LoggedRun(str(run["id"]), str(run.get("status")), moment, user)
+def _items(body: bytes) -> list[Any]:
+    items = _json(body).get("data")
+    return items if isinstance(items, list) else []
 
 
 def _to_json(value: Any) -> bytes:

@@ -127,7 +127,7 @@ class RunReader:
     def _chat_outputs(self, outputs: str) -> str:
         """The answer as the user would have seen it, beside whatever else the flow put out."""
         if self._answer or "answer" not in _object(read_json(outputs)):
-            return _answer_json("".join(self._answer))
+            return answer_json("".join(self._answer))
         return outputs
 
     def _note_price(self, node: dict[str, Any]) -> None:
@@ -205,7 +205,7 @@ def _read_message(answer: dict[str, Any], attached: Attached) -> Outcome:
     usage = _usage(answer)
     return Outcome(
         RunStatus.SUCCEEDED,
-        outputs=_answer_json(answer.get("answer") or ""),
+        outputs=answer_json(answer.get("answer") or ""),
         tokens=_number(usage.get("total_tokens")),
         seconds=_number(usage.get("latency")),
         price=_price(usage),
@@ -281,7 +281,7 @@ def _number(value: Any) -> Any:
     return value if isinstance(value, int | float) and abs(value) < 2**63 else None
 
 
-def _answer_json(answer: Any) -> str:
+def answer_json(answer: Any) -> str:
     """As readable as can be: half a surrogate pair cannot be stored unescaped."""
     outputs = json.dumps({"answer": answer}, ensure_ascii=False)
     try:

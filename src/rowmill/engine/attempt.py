@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rowmill.domain.batch import AttemptState, Outcome, RowMove, RunStatus
 from rowmill.domain.causes import Cause
 from rowmill.domain.errors import DifyFailureError
-from rowmill.domain.form import QUERY
+from rowmill.domain.form import QUERY, SIDE_FIELDS
 from rowmill.domain.pace import Signal
 from rowmill.domain.verdict import Action, Failure, FailureKind, Verdict, judge_failure, judge_outcome, quoted_limit
 from rowmill.ports.dify import Attached, Finished, Opened, RunRequest
@@ -164,7 +164,9 @@ class Attempts:
         heard.attached = ids
         lane.permits.accepted()
         # Not waited for here: the next events are read meanwhile, and the commits stay in order.
-        record = Attach(heard.key, ids.run_id, ids.task_id, ids.workflow_id, heard.ahead)
+        record = Attach(
+            heard.key, ids.run_id, ids.task_id, ids.workflow_id, heard.ahead, ids.message_id, ids.conversation_id
+        )
         heard.recorded = lane.recorder.put(record)
 
     async def _finish(self, job: RowJob, key: AttemptKey, outcome: Outcome, seconds: float) -> None:
@@ -208,6 +210,8 @@ class Attempts:
             task_id=heard.attached.task_id if heard.attached else None,
             ahead=heard.ahead,
             cause=str(verdict.cause),
+            message_id=heard.attached.message_id if heard.attached else None,
+            conversation_id=heard.attached.conversation_id if heard.attached else None,
         )
         lane.lost(lost, failure)  # the reconciler settles the row with the intake
         return False
@@ -237,7 +241,7 @@ def slot_user(batch_id: str, slot: int) -> str:
 
 def make_request(job: RowJob, user: str, workflow_id: str | None) -> RunRequest:
     """What is sent for a row. A chat's question travels beside the inputs."""
-    inputs = {name: value for name, value in job.inputs.items() if name != QUERY}
+    inputs = {name: value for name, value in job.inputs.items() if name not in SIDE_FIELDS}
     return RunRequest(inputs, user, query=job.inputs.get(QUERY), workflow_id=workflow_id)
 
 

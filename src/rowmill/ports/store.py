@@ -105,6 +105,8 @@ class OpenAttempt:
     task_id: str | None = None
     ahead: float = 0.0
     cause: str | None = None
+    message_id: str | None = None
+    conversation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ class Attach:
     task_id: str | None
     workflow_id: str | None = None
     ahead: float = 0.0
+    message_id: str | None = None
+    conversation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +305,14 @@ class Store(Protocol):
 
     def known_runs(self, batch_id: str, user: str) -> set[str]:
         """Run ids that attempts of this slot user have."""
+        ...
+
+    def known_talk(self, batch_id: str, user: str, ids: Sequence[str]) -> set[str]:
+        """Which of these ids are conversations or messages of attempts of this user. At most a few hundred at once."""
+        ...
+
+    def unsettled(self, batch_id: str, user: str) -> int:
+        """How many attempts of this user are among OPEN_ATTEMPTS and have no message id yet."""
         ...
 
     def counts(self, batch_id: str) -> Counts: ...

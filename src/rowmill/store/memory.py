@@ -99,6 +99,8 @@ class _Attempt:
     state: AttemptState = AttemptState.INTENT
     run_id: str | None = None
     task_id: str | None = None
+    message_id: str | None = None
+    conversation_id: str | None = None
     ahead: float = 0.0
     cause: str | None = None
     outcome: Outcome | None = None
@@ -281,6 +283,8 @@ class MemoryStore:
             task_id=attempt.task_id,
             ahead=attempt.ahead,
             cause=attempt.cause,
+            message_id=attempt.message_id,
+            conversation_id=attempt.conversation_id,
         )
 
     def busy_slots(self, batch_id: str) -> set[int]:
@@ -290,6 +294,17 @@ class MemoryStore:
     def known_runs(self, batch_id: str, user: str) -> set[str]:
         with self._lock:
             return {a.run_id for a in self._attempts(batch_id) if a.user == user and a.run_id}
+
+    def known_talk(self, batch_id: str, user: str, ids: Sequence[str]) -> set[str]:
+        with self._lock:
+            mine = [attempt for attempt in self._attempts(batch_id) if attempt.user == user]
+        known = {attempt.conversation_id for attempt in mine} | {attempt.message_id for attempt in mine}
+        return set(ids) & known
+
+    def unsettled(self, batch_id: str, user: str) -> int:
+        with self._lock:
+            mine = [attempt for attempt in self._attempts(batch_id) if attempt.user == user]
+        return sum(attempt.state in OPEN_ATTEMPTS and attempt.message_id is None for attempt in mine)
 
     def counts(self, batch_id: str) -> Counts:
         with self._lock:
@@ -396,15 +411,20 @@ def _row_move(
 def _note(attempt: _Attempt, record: Attach | Lose | Finish | Refuse | GiveUp) -> None:
     match record:
         case Attach():
-            attempt.run_id = _newer(record.run_id, attempt.run_id)
-            attempt.task_id = _newer(record.task_id, attempt.task_id)
+            _note_ids(attempt, record)
             attempt.ahead = record.ahead
         case Finish():
-            attempt.run_id = _newer(record.outcome.run_id, attempt.run_id)
-            attempt.task_id = _newer(record.outcome.task_id, attempt.task_id)
+            _note_ids(attempt, record.outcome)
             attempt.outcome = record.outcome
         case _:
             attempt.cause = record.cause
+
+
+def _note_ids(attempt: _Attempt, told: Attach | Outcome) -> None:
+    attempt.run_id = _newer(told.run_id, attempt.run_id)
+    attempt.task_id = _newer(told.task_id, attempt.task_id)
+    attempt.message_id = _newer(told.message_id, attempt.message_id)
+    attempt.conversation_id = _newer(told.conversation_id, attempt.conversation_id)
 
 
 def _newer(new: str | None, known: str | None) -> str | None:

@@ -17,7 +17,7 @@ from rowmill.store.bounds import FAR_AHEAD
 from rowmill.store.tables import OPEN_STATES, apps, attempts, batches, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from decimal import Decimal
 
     from sqlalchemy import ColumnElement, Connection, Select
@@ -204,6 +204,8 @@ def _open_attempt(row: Any) -> OpenAttempt:
         task_id=row[attempts.c.task_id],
         ahead=row[attempts.c.ahead],
         cause=row[attempts.c.cause],
+        message_id=row[attempts.c.message_id],
+        conversation_id=row[attempts.c.conversation_id],
     )
 
 
@@ -214,6 +216,21 @@ def read_busy_slots(conn: Connection, batch_id: str) -> set[int]:
 def read_known_runs(conn: Connection, batch_id: str, user: str) -> set[str]:
     mine = (attempts.c.batch_id == batch_id, attempts.c.slot_user == user, attempts.c.run_id.is_not(None))
     return {run_id for run_id in conn.execute(select(attempts.c.run_id).where(*mine)).scalars() if run_id}
+
+
+def read_known_talk(conn: Connection, batch_id: str, user: str, ids: Sequence[str]) -> set[str]:
+    if not ids:
+        return set()
+    found: set[str] = set()
+    for column in (attempts.c.conversation_id, attempts.c.message_id):
+        mine = (attempts.c.batch_id == batch_id, attempts.c.slot_user == user, column.in_(ids))
+        found.update(conn.execute(select(column).where(*mine)).scalars())
+    return found
+
+
+def read_unsettled(conn: Connection, batch_id: str, user: str) -> int:
+    nameless = (attempts.c.slot_user == user, attempts.c.message_id.is_(None))
+    return int(conn.execute(select(func.count()).where(attempts.c.batch_id == batch_id, _OPEN, *nameless)).scalar_one())
 
 
 _RESULT: tuple[ColumnElement[Any], ...] = (

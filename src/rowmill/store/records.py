@@ -224,6 +224,8 @@ _ATTACH = _attempt_update(
     run_id=func.coalesce(_p("run_id"), attempts.c.run_id),
     task_id=func.coalesce(_p("task_id"), attempts.c.task_id),
     workflow_id=func.coalesce(_p("workflow_id"), attempts.c.workflow_id),
+    message_id=func.coalesce(_p("message_id"), attempts.c.message_id),
+    conversation_id=func.coalesce(_p("conversation_id"), attempts.c.conversation_id),
     ahead=_p("ahead"),
 ).where(or_(attempts.c.state != _word(AttemptState.INDETERMINATE), _row_allows([RowState.UNKNOWN])))
 _FOUND_AGAIN = (
@@ -246,7 +248,7 @@ _FINISHED: Binds = {
 def _finish_gate(move: RowMove) -> Update:
     # The result of an attempt whose row went on without it was paid for as well: it stays with the attempt.
     passed_by = exists(select(literal_column("1")).where(_own(rows), ~_is_latest))
-    kept = ("ended_at", "status", "conversation_id", "message_id", "damaged")
+    kept = ("ended_at", "status", "damaged")
     return _gate(
         AttemptMove.FINISH,
         move,
@@ -255,6 +257,8 @@ def _finish_gate(move: RowMove) -> Update:
         run_id=func.coalesce(_p("run_id"), attempts.c.run_id),
         task_id=func.coalesce(_p("task_id"), attempts.c.task_id),
         workflow_id=func.coalesce(_p("workflow_id"), attempts.c.workflow_id),
+        message_id=func.coalesce(_p("message_id"), attempts.c.message_id),
+        conversation_id=func.coalesce(_p("conversation_id"), attempts.c.conversation_id),
     )
 
 
@@ -262,14 +266,10 @@ def _binds(record: Record) -> Binds:
     match record:
         case Intend(key, slot, user, sent_at):
             return {**_key(key), "p_slot": slot, "p_slot_user": pack(user), "p_sent_at": sent_at}
-        case Attach(key, run_id, task_id, workflow_id, ahead):
-            return {
-                **_key(key),
-                "p_run_id": pack(run_id),
-                "p_task_id": pack(task_id),
-                "p_workflow_id": pack(workflow_id),
-                "p_ahead": ahead,
-            }
+        case Attach(key):
+            ids = ("run_id", "task_id", "workflow_id", "message_id", "conversation_id")
+            known = {f"p_{name}": pack(getattr(record, name)) for name in ids}
+            return {**_key(key), **known, "p_ahead": record.ahead}
         case Lose(key, cause):
             return {**_key(key), "p_cause": pack(cause)}
         case Finish():

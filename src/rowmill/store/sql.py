@@ -215,6 +215,14 @@ class SqlStore:
         with self._reading() as conn:
             return reading.read_known_runs(conn, batch_id, user)
 
+    def known_talk(self, batch_id: str, user: str, ids: Sequence[str]) -> set[str]:
+        with self._reading() as conn:
+            return reading.read_known_talk(conn, batch_id, user, ids)
+
+    def unsettled(self, batch_id: str, user: str) -> int:
+        with self._reading() as conn:
+            return reading.read_unsettled(conn, batch_id, user)
+
     def counts(self, batch_id: str) -> Counts:
         with self._reading() as conn:
             return reading.read_counts(conn, batch_id)

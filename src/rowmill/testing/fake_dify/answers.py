@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from rowmill.testing.fake_dify.runs import CHATS
+
 if TYPE_CHECKING:
     from rowmill.testing.fake_dify.runs import Run
-
-CHATS = ("advanced-chat", "chat", "agent-chat")
 
 
 def event(run: Run, name: str, data: dict[str, Any] | None = None, **top: Any) -> bytes:

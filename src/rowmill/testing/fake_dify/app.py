@@ -19,10 +19,11 @@ from rowmill.testing.fake_dify.bodies import (
     log_query,
     read_json,
 )
+from rowmill.testing.fake_dify.chats import UnknownConversationError
 from rowmill.testing.fake_dify.execution import Execution
 from rowmill.testing.fake_dify.faults import Fault, Faults
 from rowmill.testing.fake_dify.profiles import PROFILES
-from rowmill.testing.fake_dify.runs import Ledger
+from rowmill.testing.fake_dify.runs import CHATS, Ledger
 from rowmill.testing.fake_dify.uploads import accept
 from rowmill.testing.fake_dify.wire import Wire
 
@@ -123,7 +124,7 @@ class FakeDify:
                 return 200, b'{"tool_icons":{}}'
             case ["site"]:
                 return 200, orjson.dumps(pages.site(app))
-            case ["conversations" | "messages" as what] if app.mode in answers.CHATS:
+            case ["conversations" | "messages" as what]:
                 return 200, orjson.dumps(self._said(app, what, query))
             case ["workflows", "run"] | ["chat-messages"] | ["completion-messages"] | ["files", "upload"]:
                 raise Refusal(405, "method_not_allowed", NO_METHOD)
@@ -137,12 +138,17 @@ class FakeDify:
                 raise Refusal(404, "not_found", pages.NOT_FOUND_TEXT)
 
     def _said(self, app: FakeApp, what: str, query: dict[str, str]) -> JSON:
+        if app.mode not in CHATS:
+            raise Refusal(400, "not_chat_app", WRONG_ROUTE)
         user = query.get("user", "")
         if what == "conversations":
             limit = integer("ConversationListQuery", query, "limit", 20, 100)
             return self.execution.chats.conversations(app, user, limit)
         limit = integer("MessageListQuery", query, "limit", 20, 100)
-        return self.execution.chats.messages(app, user, query.get("conversation_id", ""), limit)
+        try:
+            return self.execution.chats.messages(app, user, query.get("conversation_id", ""), limit)
+        except UnknownConversationError as unknown:
+            raise Refusal(404, "not_found", str(unknown)) from None
 
     def _detail(self, app: FakeApp, run_id: str) -> tuple[int, bytes]:
         if not is_uuid(run_id):
@@ -193,7 +199,7 @@ class FakeDify:
                 if app.mode != "workflow":
                     raise Refusal(400, "not_workflow_app", WRONG_ROUTE)
                 pinned = parts[1] if len(parts) == 3 else None  # noqa: PLR2004
-            case ["chat-messages"] if app.mode not in answers.CHATS:
+            case ["chat-messages"] if app.mode not in CHATS:
                 raise Refusal(400, "not_chat_app", WRONG_ROUTE)
             case ["completion-messages"] if app.mode != "completion":
                 raise Refusal(400, "app_unavailable", UNAVAILABLE)

@@ -115,7 +115,7 @@ class Execution:
     async def start(
         self, app: FakeApp, body: dict[str, Any], pinned: str | None, wire: Wire, find_file: Callable[[str], Any]
     ) -> None:
-        fault = self._faults.strike(app.key, body["inputs"])
+        fault = self._faults.strike(app.key, (body["inputs"], body.get("query")))
         if fault is not None and await refuse(fault, wire):
             return
         streaming = body.get("response_mode") == "streaming"
@@ -214,6 +214,8 @@ class Execution:
             self.raw[run.run_id] = str(fault.params.get("value", "{}")).encode()
             run.doing.outputs = "@@raw@@"  # type: ignore[assignment]
         run.end(self._ledger, status, error)
+        in_worker = run.app.mode == "advanced-chat" and self._profile.saves_unheard
+        run.saved = heard or not run.streaming or in_worker
         forgotten = kind in ("running_forever", "lost_run") or not (heard or self._profile.outlives_client)
         if forgotten or (run.status == "stopped" and not self._profile.stop_is_stored and run.stop_asked):
             run.status = "running"
@@ -301,6 +303,11 @@ class Execution:
         real, run.status = run.status, shown
         ending = answers.after_work(run) + answers.finished(run, raw.decode() if raw else None)
         run.status = real
+        if fault is not None and fault.kind == "cut_end":
+            # All of it was said, and saved; the last of it did not arrive.
+            await wire.write(opening + answers.after_work(run))
+            await asyncio.sleep(0.005)
+            wire.abort()
         await wire.write(opening + ending)
         if fault is not None and fault.kind in ("duplicate_finish", "events_after_finish"):
             await wire.write(ending if fault.kind == "duplicate_finish" else answers.started(run))

@@ -20,6 +20,8 @@ class Profile:
     log_at: str = "start"
     """when a run's log line appears: `start`, `end`, or `watched` (at the end, if the client still listens)"""
     outlives_client: bool = True
+    saves_unheard: bool = True
+    """whether a chatflow's answer is saved when its client has gone: its consumer is the worker"""
     unknown_run: int = 404
     """status for an unknown run id; 200 = an object of nulls"""
     events_endpoint: bool = True
@@ -43,7 +45,7 @@ class Profile:
 _OLD: dict[str, Any] = {
     "first_ping": False, "hold_ms": 2, "invalid_stream": "400", "unknown_run": 200, "events_endpoint": False,
     "limit_streams": True, "outputs_as_text": True, "tells_reason": False, "message_end_first": False,
-    "http_error": "Reached maximum retries (0) for URL",
+    "http_error": "Reached maximum retries (0) for URL", "saves_unheard": False,
 }  # fmt: skip
 
 PROFILES: dict[str, Profile] = {
