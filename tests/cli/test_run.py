@@ -41,6 +41,7 @@ LINE = {
     "seconds",
     "attempts",
     "run_id",
+    "asks",
 }
 
 

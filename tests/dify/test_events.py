@@ -597,3 +597,54 @@ def test_any_answer_at_all(answer: dict[str, Any], mode: Mode) -> None:
     assert kind in (None, FailureKind.AMBIGUOUS)
     _, outcome = read_detail(json.dumps(answer["data"]).encode())
     check([] if outcome is None else [Finished(outcome)])
+
+
+# ── what a paused run asks for ──────────────────────────────────────────────────────────────────────────────────
+
+QUESTION = {
+    "form_id": "f-1", "node_id": "n-1", "node_title": "Approval", "form_content": "OK? 你好", "form_token": "tok",
+    "inputs": [{"type": "paragraph", "output_variable_name": "why"}], "actions": [{"id": "yes", "title": "Yes"}],
+    "resolved_default_values": {}, "expiration_time": 1780000000,
+}  # fmt: skip
+REASON = {"TYPE": "human_input_required", **QUESTION}
+
+
+def paused(**data: Any) -> dict[str, Any]:
+    return event("workflow_paused", data={"status": "paused", "outputs": {}, "total_tokens": 3, **data})
+
+
+@pytest.mark.parametrize(
+    ("events", "asks"),
+    [
+        ([paused(reasons=[REASON | {"display_in_ui": True}])], [REASON]),
+        ([event("human_input_required", data=QUESTION), paused(reasons=[REASON])], [REASON]),
+        ([event("human_input_required", data=QUESTION), paused()], [REASON]),
+        ([paused(reasons=[{"TYPE": "scheduled_pause", "message": "later"}])],
+         [{"TYPE": "scheduled_pause", "message": "later"}]),
+        ([paused(reasons=[REASON | {"form_token": None}])], [{k: v for k, v in REASON.items() if k != "form_token"}]),
+        ([paused(reasons=[])], None),
+        ([paused(reasons=[7, None])], None),
+        ([paused(reasons="x")], None),
+        ([paused()], None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", [Mode.WORKFLOW, Mode.CHATFLOW])
+def test_what_a_paused_run_asks_for(events: list[Any], asks: Any, mode: Mode) -> None:
+    outcome = only_outcome(read([STARTED, *events], mode))
+    assert (outcome.status, outcome.run_id, outcome.tokens) == (RunStatus.PAUSED, "run-1", 3)
+    assert (json.loads(outcome.asks) if outcome.asks else None) == asks
+
+
+def test_a_blocking_run_asks_as_well() -> None:
+    data = FINISHED["data"] | {"status": "paused", "outputs": {}, "reasons": [REASON], "paused_nodes": ["n-1"]}
+    assert json.loads(blocking(RUN | {"data": data})[1].asks or "") == [REASON]
+    chat = CHAT | {"event": "workflow_paused", "data": data}
+    assert json.loads(blocking(chat, Mode.CHATFLOW)[1].asks or "") == [REASON]
+    assert blocking(RUN | {"data": FINISHED["data"] | {"reasons": [REASON]}})[1].asks is None
+
+
+def test_a_question_with_half_a_character_can_be_kept() -> None:
+    asks = only_outcome(read([STARTED, paused(reasons=[{"form_content": "\ud83d"}])])).asks
+    assert asks is not None
+    assert json.loads(asks) == [{"form_content": "\ud83d"}]
+    assert asks.encode()

@@ -237,7 +237,7 @@ ENDS = {
     "succeeded": (RunStatus.SUCCEEDED, None, Verdict(Action.SETTLE, None, RowMove.SUCCEED)),
     "succeeded, whatever the text": (RunStatus.SUCCEEDED, "timed out", Verdict(Action.SETTLE, None, RowMove.SUCCEED)),
     "partial": (RunStatus.PARTIAL, None, Verdict(Action.SETTLE, None, RowMove.SUCCEED_IN_PART)),
-    "waits for a person": (RunStatus.PAUSED, None, settled(Cause.NEEDS_PERSON)),
+    "waits for a person": (RunStatus.PAUSED, None, Verdict(Action.SETTLE, Cause.NEEDS_PERSON, RowMove.ASK)),
     "stopped": (RunStatus.STOPPED, "Stopped by user.", Verdict(Action.SETTLE, Cause.STOPPED, RowMove.STOP)),
     "stopped without a word": (RunStatus.STOPPED, None, Verdict(Action.SETTLE, Cause.STOPPED, RowMove.STOP)),
     "stopped by a limit": (

@@ -55,7 +55,7 @@ CASES = {
     "run_failed message=node_broke": (FAILED, "run_failed", 1),
     "run_partial": (RowState.PARTIAL, None, 1),
     "run_stopped": (RowState.STOPPED, "stopped", 1),
-    "run_paused": (FAILED, "needs_person", 1),
+    "run_paused": (RowState.WAITING, "needs_person", 1),
     "unknown_events": (OK, None, 1),
     "foreign_events": (OK, None, 1),
     "duplicate_finish": (OK, None, 1),

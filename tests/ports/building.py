@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rowmill.domain.batch import BatchMove, BatchState, Outcome, RowMove, RunStatus, Settings
 from rowmill.domain.form import Field, FieldKind, Form, Mode
 from rowmill.domain.mapping import Feed, Mapping, Reason
-from rowmill.ports.store import AppRecord, AttemptKey, BatchRecord, Finish, GiveUp, Intend, Lose, NewRow, Refuse
+from rowmill.ports.store import AppRecord, Ask, AttemptKey, BatchRecord, Finish, GiveUp, Intend, Lose, NewRow, Refuse
 
 if TYPE_CHECKING:
     from rowmill.ports.store import Store
@@ -61,6 +61,11 @@ def finish(position: int, number: int = 1, move: RowMove = RowMove.SUCCEED, **ou
     due_at = outcome.pop("due_at", None)
     known = {"status": RunStatus.SUCCEEDED, "outputs": f'{{"a": {position}}}', "tokens": 10, "run_id": None}
     return Finish(key(position, number), move, Outcome(**{**known, **outcome}), cause, due_at=due_at, ended_at=20.0)
+
+
+def ask(position: int, number: int = 1, **outcome) -> Ask:
+    known = {"status": RunStatus.PAUSED, "tokens": 7, "asks": None}
+    return Ask(key(position, number), Outcome(**{**known, **outcome}), "needs_person")
 
 
 def refuse(position: int, number: int = 1, move: RowMove | None = None, **rest) -> Refuse:

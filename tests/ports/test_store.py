@@ -8,7 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from tests.ports.building import APP, B, batch, fill, finish, give_up, intend, key, lose, new_row, refuse
+from tests.ports.building import APP, B, ask, batch, fill, finish, give_up, intend, key, lose, new_row, refuse
 
 from rowmill.domain.batch import (
     ATTEMPT_MOVES,
@@ -54,11 +54,13 @@ ATTEMPT_PATHS = {
     AttemptState.INTENT: [],
     AttemptState.ATTACHED: [lambda p: Attach(key(p), "run", "task")],
     AttemptState.UNKNOWN: [lose],
+    AttemptState.PAUSED: [ask],
     AttemptState.DONE: [finish],
     AttemptState.REFUSED: [refuse],
     AttemptState.INDETERMINATE: [give_up],
 }
 ROW_STATE = {
+    AttemptState.PAUSED: RowState.WAITING,
     AttemptState.DONE: RowState.SUCCEEDED,
     AttemptState.REFUSED: RowState.PENDING,
     AttemptState.INDETERMINATE: RowState.UNKNOWN,
@@ -66,6 +68,7 @@ ROW_STATE = {
 RECORDS = [
     (AttemptMove.ATTACH, None, lambda p: Attach(key(p), "late", "late")),
     (AttemptMove.LOSE, None, lose),
+    (AttemptMove.ASK, RowMove.ASK, ask),
     (AttemptMove.GIVE_UP, RowMove.LOSE, give_up),
     (AttemptMove.REFUSE, RowMove.PUT_BACK, refuse),
     *[(AttemptMove.FINISH, move, lambda p, move=move: finish(p, move=move)) for move in RowMove],
@@ -530,3 +533,67 @@ def test_what_the_end_does_not_tell_again_is_kept(store):
     fence = fill(store, 1)
     store.write([intend(0), Attach(key(0), "r", "t", message_id="m0", conversation_id="c0"), finish(0)], fence)
     assert store.known_talk(B, "rowmill-s0", ["m0", "c0"]) == {"m0", "c0"}
+
+
+# ── runs that wait for a person ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_paused_row_waits_without_being_due_and_its_slot_is_free(store):
+    fence = fill(store, 3)
+    store.write([intend(0), intend(1, slot=1), Attach(key(0), "run-0", "t"), ask(0, asks='[{"node_id": "n"}]')], fence)
+    paused = row(store, 0)
+    assert (paused.state, paused.cause, paused.asks) == (RowState.WAITING, "needs_person", '[{"node_id": "n"}]')
+    assert (paused.run_id, paused.tokens, paused.error) == ("run-0", 7, None)
+    assert store.busy_slots(B) == {1}
+    assert [open_.key.position for open_ in store.open_attempts(B)] == [1]
+    assert store.next_due(B) is None
+    assert [job.position for job in store.startable(B, 1e12, -1, 10, None)] == [2]
+    counts = store.counts(B)
+    assert (counts.of(RowState.WAITING), counts.asking, counts.open, counts.done) == (1, 1, 2, 0)
+    assert store.batches()[0].counts == counts
+    assert [one.position for one in store.asking(B, 10)] == [0]
+
+
+def test_a_row_that_waits_for_its_next_attempt_asks_nobody(store):
+    fence = fill(store, 1)
+    store.write([intend(0), finish(0, move=RowMove.WAIT, cause="model_down", due_at=5.0)], fence)
+    assert (store.counts(B).asking, store.counts(B).open, store.asking(B, 9)) == (0, 1, [])
+    assert store.retry(B, "model_down") == 0, "it goes again by itself"
+
+
+@pytest.mark.parametrize("asks", [None, "[]"])
+def test_what_is_asked_stays_until_it_is_said_anew_or_the_row_ends(store, asks):
+    fence = fill(store, 2)
+    store.write([intend(0), ask(0, asks="[1]"), intend(1), ask(1, asks="[2]")], fence)
+    store.write([finish(0)], fence)
+    assert (row(store, 0).state, row(store, 0).asks, row(store, 0).outputs) == (RowState.SUCCEEDED, None, '{"a": 0}')
+    store.write([ask(1, asks=asks)], fence)
+    assert row(store, 1).asks == "[2]", "a second one for the same pause changes nothing"
+
+
+def test_paused_and_indeterminate_attempts_are_to_be_checked_if_their_row_has_not_gone_on(store):
+    fence = fill(store, 6)
+    store.write([intend(position, slot=position) for position in range(5)], fence)
+    store.write([ask(0), give_up(1), give_up(2), finish(3), ask(4)], fence)
+    assert store.retry(B, "lost") == 2
+    store.write([intend(2, 2, slot=9)], fence)
+    assert [(one.key.position, one.state) for one in store.to_check(B, -1, 10)] == [
+        (0, AttemptState.PAUSED),
+        (1, AttemptState.INDETERMINATE),
+        (4, AttemptState.PAUSED),
+    ]
+    assert [one.key.position for one in store.to_check(B, 0, 1)] == [1]
+    assert store.write([finish(4), finish(1)], fence) == [True, False]
+    assert [one.key.position for one in store.to_check(B, -1, 10)] == [0, 1]
+
+
+def test_a_row_that_asks_is_put_back_only_by_its_cause(store):
+    fence = fill(store, 2)
+    store.write([intend(0), ask(0, asks="[1]"), intend(1), finish(1, move=RowMove.FAIL, cause="x")], fence)
+    assert store.retry(B, None) == 1
+    assert row(store, 0).state is RowState.WAITING
+    assert store.retry(B, "needs_person") == 1
+    assert (row(store, 0).state, row(store, 0).asks, row(store, 0).cause) == (RowState.PENDING, None, None)
+    assert store.write([intend(0, 2), finish(0, 2, outputs='{"a": "new"}')], fence) == [True, True]
+    assert store.write([finish(0, outputs='{"a": "old"}')], fence) == [True], "the old run's end stays with its attempt"
+    assert row(store, 0).outputs == '{"a": "new"}'

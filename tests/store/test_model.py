@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.ports.building import B, fill
 
 from rowmill.domain.batch import Outcome, RowMove, RunStatus
-from rowmill.ports.store import Attach, AttemptKey, Finish, GiveUp, Intend, Lose, Refuse
+from rowmill.ports.store import Ask, Attach, AttemptKey, Finish, GiveUp, Intend, Lose, Refuse
 from rowmill.store.memory import MemoryStore
 from rowmill.store.sql import SqlStore
 
@@ -36,12 +36,14 @@ outcomes = st.builds(
     message_id=texts,
     conversation_id=texts,
     price=texts,
+    asks=st.sampled_from([None, "[]", "[1]"]),
 )
 likely_moves = st.sampled_from([RowMove.SUCCEED, RowMove.WAIT, RowMove.FAIL, RowMove.PUT_BACK, *RowMove])
 records = st.one_of(
     st.builds(Intend, keys, st.integers(0, 1), st.sampled_from(USERS), st.sampled_from([1.0, 2.0])),
     st.builds(Attach, keys, texts, texts, texts, st.sampled_from([0.0, 0.5]), texts, texts),
     st.builds(Lose, keys, causes),
+    st.builds(Ask, keys, outcomes, causes, st.one_of(st.none(), st.just(1.0))),
     st.builds(Finish, keys, likely_moves, outcomes, texts, st.one_of(st.none(), st.just(1.0)), due),
     st.builds(Refuse, keys, causes, texts, st.one_of(st.none(), likely_moves), due, st.booleans()),
     st.builds(GiveUp, keys, causes, texts),
@@ -60,6 +62,7 @@ endings = st.sampled_from(
         [lambda k: Lose(k, "c1")],
         [lambda k: GiveUp(k, "c2")],
         [lambda k: Refuse(k, "c1", due_at=5.0, move=RowMove.WAIT)],
+        [lambda k: Ask(k, Outcome(RunStatus.PAUSED, asks="[]"), "c2")],
         [lambda k: Finish(k, RowMove.FAIL, Outcome(RunStatus.FAILED, tokens=3), "c1")],
     ]
 )
@@ -120,6 +123,8 @@ class Comparison(RuleBasedStateMachine):
             lambda store: [store.known_talk(B, user, ["a", "b"]) for user in USERS],
             lambda store: [store.unsettled(B, user) for user in USERS],
             lambda store: store.next_due(B),
+            lambda store: store.to_check(B, 0, 2),
+            lambda store: store.asking(B, 2),
             lambda store: store.batches(),
         ):
             assert ask(self.sql) == ask(self.model)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from rowmill.bootstrap import open_workbench
 from rowmill.cli import options
+from rowmill.cli.asking import asking_json
 from rowmill.cli.given import key_from, settings_for
 from rowmill.cli.run import guarantee_code
 from rowmill.cli.session import Session
@@ -85,7 +86,8 @@ def show(
         summary = summary_json(batch, counts, spent, 0.0, None)
         del summary["output"], summary["seconds"]
         app = {"name": batch.app.name, "base_url": batch.app.base_url, "mode": batch.app.mode.value}
-        session.answer({**summary, "app": app, "sheet": batch.sheet_path, "causes": causes})
+        asking = asking_json(workbench, batch)
+        session.answer({**summary, "app": app, "sheet": batch.sheet_path, "causes": causes, "asking": asking})
 
 
 def export(

@@ -85,7 +85,7 @@ def run(
         concurrency=settings.concurrency if concurrency is None else concurrency,
         retries=settings.retries if retries is None else retries,
     )
-    target = output or (_default_output(sheet) if sheet is not None else None)
+    target = output or (default_output(sheet) if sheet is not None else None)
     if target is not None:
         check_target(target, sheet)
     if resume is None and (sheet is None or base_url is None):
@@ -93,7 +93,7 @@ def run(
     key = key_from(session, api_key, settings, needed=resume is None)
     with open_runner(settings) as (workbench, engine):
         if target is None:
-            target = _default_output(Path(workbench.batches.find(resume or "").sheet_path))
+            target = default_output(Path(workbench.batches.find(resume or "").sheet_path))
         job = Job(session, settings, workbench, engine, key, target, yes, sample)
         if resume is not None:
             code = _resume(job, resume, sheet, base_url, concurrency)
@@ -131,10 +131,10 @@ def retry(
         check_target(output)
     with open_runner(settings) as (workbench, engine):
         batch = workbench.batches.find(batch_id)
-        target = output or _default_output(Path(batch.sheet_path))
+        target = output or default_output(Path(batch.sheet_path))
         check_target(target, Path(batch.sheet_path))
         job = Job(session, settings, workbench, engine, key, target, yes)
-        batch = _ready(job, batch)
+        batch = ready(job, batch)
         count = _put_back(job, batch, cause)
         if count == 0:
             session.tell("retry_none", batch=batch.id)
@@ -151,7 +151,7 @@ def _put_back(job: Job, batch: BatchRecord, cause: str | None) -> int:
     return count
 
 
-def _default_output(sheet: Path) -> Path:
+def default_output(sheet: Path) -> Path:
     return Path(f"{sheet.stem}-results.xlsx")
 
 
@@ -255,13 +255,23 @@ def _resume(job: Job, batch_id: str, sheet: Path | None, base_url: str | None, c
         raise UsageError("resume_other_sheet", batch=batch.id, sheet=batch.sheet_path, given=str(sheet))
     if base_url is not None and tidy_url(base_url) != batch.app.base_url:
         raise UsageError("resume_other_url", batch=batch.id, url=batch.app.base_url)
+    counts = job.workbench.batches.counts(batch.id)
+    if counts.asking or counts.of(RowState.UNKNOWN):
+        batch = ready(job, batch)
+        check_again(job, batch)
     if batch.state not in UNFINISHED:
         job.session.tell("already_done", batch=batch.id, state=job.session.say(f"batch_state.{batch.state.value}"))
-        return _report(job, batch, None)
-    return _run_and_report(job, _ready(job, batch), concurrency)
+        return report(job, batch, None)
+    return _run_and_report(job, ready(job, batch), concurrency)
 
 
-def _ready(job: Job, batch: BatchRecord) -> BatchRecord:
+def check_again(job: Job, batch: BatchRecord) -> None:
+    """Look once more at rows that are unknown or wait for a person: they may have ended meanwhile."""
+    checked = run_loop(job.workbench.batches.check(job.engine, batch, api_key=job.key))
+    job.session.tell("checked", looked=checked.looked, ended=checked.ended)
+
+
+def ready(job: Job, batch: BatchRecord) -> BatchRecord:
     """The batch, once its app was seen to be there and its key to be good."""
     return run_loop(job.workbench.batches.refresh(batch, job.key))  # type: ignore[no-any-return]
 
@@ -273,13 +283,13 @@ def _run_and_report(job: Job, batch: BatchRecord, concurrency: int | None) -> in
     if concurrency is not None:
         batch = replace(batch, settings=replace(batch.settings, concurrency=concurrency))
     if batch.state not in UNFINISHED:
-        return _report(job, batch, None)
+        return report(job, batch, None)
     until = job.workbench.batches.sample_end(batch.id, job.sample) if job.sample else None
     job.session.tell("batch_started", batch=batch.id)
     watched = run_loop(watch(job.session, job.workbench, job.engine, batch, api_key=job.key, until=until))
     if until is not None and _goes_on(job, batch, watched):
         watched = run_loop(watch(job.session, job.workbench, job.engine, batch, api_key=job.key))
-    return _report(job, batch, watched)
+    return report(job, batch, watched)
 
 
 def _goes_on(job: Job, batch: BatchRecord, watched: Watched) -> bool:
@@ -293,7 +303,7 @@ def _goes_on(job: Job, batch: BatchRecord, watched: Watched) -> bool:
     return job.session.interactive and not job.yes and typer.confirm(job.session.say("ask_rest", rows=left))
 
 
-def _report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
+def report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
     session, workbench = job.session, job.workbench
     batch = workbench.batches.find(batch.id)
     workbench.export(batch, job.output, session.say)

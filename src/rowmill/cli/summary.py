@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rowmill.cli.asking import show_asking
 from rowmill.cli.watch import duration
 from rowmill.domain.batch import UNFINISHED, RowState
 from rowmill.domain.mapping import column_letter
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def counts_json(counts: Counts) -> dict[str, int]:
-    """Rows by state; `total` leaves out what is skipped."""
+    """Rows by state; `total` leaves out what is skipped, `asking` are those of the waiting that wait for a person."""
     by_state = {state.value: counts.of(state) for state in RowState}
-    return {"total": counts.total, "done": counts.done, **by_state, "tokens": counts.tokens}
+    return {"total": counts.total, "done": counts.done, **by_state, "asking": counts.asking, "tokens": counts.tokens}
 
 
 def summary_json(
@@ -78,6 +79,7 @@ def show_summary(
     if seconds:
         session.show(session.say("time_line", time=duration(seconds)))
     _show_causes(session, workbench, batch)
+    show_asking(session, workbench, batch)
     if output is not None:
         session.show(session.say("results_at", path=str(output)))
     _show_next(session, batch, counts)
@@ -110,5 +112,7 @@ def _show_next(session: Session, batch: BatchRecord, counts: Counts) -> None:
         session.show(session.say("how_to_resume", batch=batch.id))
     if counts.of(RowState.FAILED, RowState.STOPPED):
         session.show(session.say("how_to_retry", batch=batch.id))
+    if counts.asking or counts.of(RowState.UNKNOWN):
+        session.show(session.say("how_to_check", batch=batch.id))
     if counts.of(RowState.UNKNOWN):
         session.show(session.say("how_to_resend", batch=batch.id))

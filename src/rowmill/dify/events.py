@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from rowmill.dify.asks import read_asks
 from rowmill.dify.raw import clean_text, member_text, read_json
 from rowmill.domain.batch import Outcome, RunStatus
 from rowmill.domain.causes import Cause, cause_of_text
@@ -39,6 +40,7 @@ class RunReader:
         self._outcome: Outcome | None = None
         self._prices: dict[str, Decimal] = {}
         self._currencies: set[str] = set()
+        self._asks: list[dict[str, Any]] = []
         self.attached: Attached | None = None
 
     @property
@@ -104,12 +106,16 @@ class RunReader:
                 self._answer.append(str(event["answer"]))
             case "node_finished":
                 self._note_price(_object(event.get("data")))
+            case "human_input_required":
+                self._asks.append({"TYPE": event["event"], **_object(event.get("data"))})
             case "error":
                 return self._fail(event)
         return []
 
     def _finish(self, event: dict[str, Any], text: str, *, damaged: bool) -> list[RunEvent]:
         outcome = _read_run(_object(event.get("data")), member_text(text, "data", "outputs"), self.attached)
+        if outcome.status is RunStatus.PAUSED and outcome.asks is None:
+            outcome = replace(outcome, asks=read_asks(None, self._asks))
         self._outcome = replace(outcome, damaged=damaged)
         if self._mode.is_chat and self._outcome.status in (RunStatus.SUCCEEDED, RunStatus.PARTIAL):
             self._outcome = replace(self._outcome, outputs=self._chat_outputs(self._outcome.outputs))
@@ -248,6 +254,7 @@ def _read_run(data: dict[str, Any], outputs: str | None, attached: Attached | No
         run_id=(attached.run_id if attached else None) or clean_text(data.get("id")),
         task_id=attached.task_id if attached else None,
         workflow_id=clean_text(data.get("workflow_id")),
+        asks=read_asks(data.get("reasons")) if status == RunStatus.PAUSED else None,
         conversation_id=attached.conversation_id if attached else None,
         message_id=attached.message_id if attached else None,
     )

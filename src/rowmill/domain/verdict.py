@@ -207,7 +207,7 @@ def judge_outcome(outcome: Outcome, billed: int, retries: int) -> Verdict:
         case RunStatus.PARTIAL:
             return Verdict(Action.SETTLE, None, RowMove.SUCCEED_IN_PART)
         case RunStatus.PAUSED:
-            return Verdict(Action.SETTLE, Cause.NEEDS_PERSON, RowMove.FAIL)
+            return Verdict(Action.SETTLE, Cause.NEEDS_PERSON, RowMove.ASK)
         case RunStatus.STOPPED:
             cause = cause_of_text(outcome.error, Cause.STOPPED)
             return Verdict(Action.SETTLE, cause, RowMove.STOP)

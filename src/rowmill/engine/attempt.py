@@ -17,7 +17,7 @@ from rowmill.domain.form import QUERY, SIDE_FIELDS
 from rowmill.domain.pace import Signal
 from rowmill.domain.verdict import Action, Failure, FailureKind, Verdict, judge_failure, judge_outcome, quoted_limit
 from rowmill.ports.dify import Attached, Finished, Opened, RunRequest
-from rowmill.ports.store import Attach, AttemptKey, Finish, Intend, Lose, OpenAttempt, Refuse
+from rowmill.ports.store import Ask, Attach, AttemptKey, Finish, Intend, Lose, OpenAttempt, Refuse
 
 if TYPE_CHECKING:
     import asyncio
@@ -247,8 +247,11 @@ def make_request(job: RowJob, user: str, workflow_id: str | None) -> RunRequest:
 
 def finish_record(
     key: AttemptKey, outcome: Outcome, verdict: Verdict, clock: Clock, seconds: float | None = None
-) -> Finish:
-    """The record for an attempt that ended, with the moment of the next one if the row is to be tried again."""
+) -> Finish | Ask:
+    """The record for an attempt that ended, with the moment of the next one if the row is to be tried again; or for
+    one that waits for a person."""
+    if verdict.move is RowMove.ASK:
+        return Ask(key, outcome, str(verdict.cause), seconds if outcome.seconds is None else outcome.seconds)
     waits = verdict.move is RowMove.WAIT
     due_at = clock.wall() + verdict.delay * (1 + 0.25 * clock.chance()) if waits else None
     cause = verdict.cause.value if verdict.cause else None

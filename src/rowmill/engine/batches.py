@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rowmill.domain.batch import BatchMove, BatchState, RowState
+from rowmill.domain.batch import BatchMove, BatchState
 from rowmill.domain.errors import FencedError
 from rowmill.engine.runner import BatchRunner, Ending
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 # Reasons that are no cause of failure: why a batch stands still although nothing is wrong.
 INTERRUPTED = "interrupted"
 SAMPLE = "sample"
-
-_OPEN = (RowState.PENDING, RowState.RUNNING, RowState.WAITING)
 
 
 @dataclass(slots=True)
@@ -83,7 +81,7 @@ class Engine:
 
     def _close(self, batch_id: str, ending: Ending, *, sample: bool) -> BatchState:
         now = self.clock.wall()
-        if self.store.counts(batch_id).of(*_OPEN) == 0:
+        if self.store.counts(batch_id).open == 0:
             return self.store.move_batch(batch_id, BatchMove.COMPLETE, at=now)
         reason = ending.cause.value if ending.cause else (SAMPLE if sample and not ending.asked else INTERRUPTED)
         self.store.move_batch(batch_id, BatchMove.PAUSE, reason=reason, detail=ending.detail or None, at=now)

@@ -141,6 +141,17 @@ class Lose:
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """The run waits for a person: its slot is free, and the row waits without being due. What it asks for stays with
+    the row until it ends; where `outcome.asks` is None, what is there already stays."""
+
+    key: AttemptKey
+    outcome: Outcome
+    cause: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The attempt ended with a run (or with an error of the row's own); the row moves as said."""
 
@@ -175,7 +186,7 @@ class GiveUp:
     error: str | None = None
 
 
-Record = Intend | Attach | Lose | Finish | Refuse | GiveUp
+Record = Intend | Attach | Lose | Ask | Finish | Refuse | GiveUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +207,8 @@ class RowResult:
     run_id: str | None = None
     price: str | None = None
     currency: str | None = None
+    asks: str | None = None
+    """what its run asks a person for: see Outcome.asks"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,9 +339,17 @@ class Store(Protocol):
         """(cause, state, rows), most first."""
         ...
 
+    def to_check(self, batch_id: str, after: int, limit: int) -> list[OpenAttempt]:
+        """The latest attempts of rows behind position `after` that are paused or indeterminate, in order of rows."""
+        ...
+
+    def asking(self, batch_id: str, limit: int) -> list[RowResult]:
+        """Rows that wait for a person, in order."""
+        ...
+
     def retry(self, batch_id: str, cause: str | None) -> int:
-        """Put failed, stopped and (only when `cause` names theirs) unknown rows back to pending; returns how many.
-        The attempts of unknown rows stay as they are, and keep their slots."""
+        """Put failed, stopped and (only when `cause` names theirs) unknown rows, and rows that wait for a person, back
+        to pending; returns how many. The attempts of such rows stay as they are, and unknown ones keep their slots."""
         ...
 
     def results(self, batch_id: str) -> Iterator[RowResult]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rowmill.domain.batch import (
     ATTEMPT_MOVES,
     OPEN_ATTEMPTS,
+    RETRIED_BY_CAUSE_ONLY,
     ROW_MOVES,
     UNFINISHED,
     AttemptMove,
@@ -26,6 +27,7 @@ from rowmill.domain.money import sum_prices
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import (
     AppRecord,
+    Ask,
     Attach,
     AttemptKey,
     BatchRecord,
@@ -64,9 +66,14 @@ class _Row:
     price: str | None = None
     currency: str | None = None
     run_id: str | None = None
+    asks: str | None = None
 
     def clear(self) -> None:
-        self.outputs = self.error = self.cause = self.due_at = None
+        self.outputs = self.error = self.cause = self.due_at = self.asks = None
+
+    @property
+    def is_asking(self) -> bool:
+        return self.state is RowState.WAITING and self.due_at is None
 
     def job(self) -> RowJob:
         return RowJob(self.new.position, self.new.inputs, self.tries, self.refused)
@@ -87,6 +94,7 @@ class _Row:
             run_id=self.run_id,
             price=self.price,
             currency=self.currency,
+            asks=self.asks,
         )
 
 
@@ -306,10 +314,22 @@ class MemoryStore:
             mine = [attempt for attempt in self._attempts(batch_id) if attempt.user == user]
         return sum(attempt.state in OPEN_ATTEMPTS and attempt.message_id is None for attempt in mine)
 
+    def to_check(self, batch_id: str, after: int, limit: int) -> list[OpenAttempt]:
+        with self._lock:
+            rows = [row for row in self._rows(batch_id) if row.new.position > after]
+            latest = [self._batches[batch_id].attempts.get((row.new.position, row.tries)) for row in rows]
+            wanted = (AttemptState.PAUSED, AttemptState.INDETERMINATE)
+            return [self._open(one) for one in latest if one is not None and one.state in wanted][:limit]
+
+    def asking(self, batch_id: str, limit: int) -> list[RowResult]:
+        with self._lock:
+            return [row.result() for row in self._rows(batch_id) if row.is_asking][:limit]
+
     def counts(self, batch_id: str) -> Counts:
         with self._lock:
             rows = self._rows(batch_id)
-            return Counts(dict(Counter(row.state for row in rows)), sum(row.tokens or 0 for row in rows))
+            by_state, tokens = dict(Counter(row.state for row in rows)), sum(row.tokens or 0 for row in rows)
+            return Counts(by_state, tokens, sum(row.is_asking for row in rows))
 
     def spent(self, batch_id: str) -> dict[str, Decimal]:
         with self._lock:
@@ -326,9 +346,9 @@ class MemoryStore:
         sources, target = ROW_MOVES[RowMove.RETRY]
         with self._lock:
             if cause is None:
-                found = self._rows(batch_id, *sources - {RowState.UNKNOWN})
+                found = self._rows(batch_id, *sources - RETRIED_BY_CAUSE_ONLY)
             else:
-                found = [row for row in self._rows(batch_id, *sources) if row.cause == cause]
+                found = [row for row in self._rows(batch_id, *sources) if row.cause == cause and row.due_at is None]
             for row in found:
                 row.state = target
                 row.clear()
@@ -364,7 +384,7 @@ def _intend(batch: _Batch, row: _Row, record: Intend) -> bool:
     return True
 
 
-def _end_or_go_on(attempt: _Attempt, row: _Row, record: Attach | Lose | Finish | Refuse | GiveUp) -> bool:
+def _end_or_go_on(attempt: _Attempt, row: _Row, record: Attach | Lose | Ask | Finish | Refuse | GiveUp) -> bool:
     """The attempt moves, and its row with it unless the row has gone on to a newer attempt; or neither does."""
     sources, target = ATTEMPT_MOVES[_attempt_move(record)]
     row_sources, row_target = _row_move(attempt, row, record)
@@ -378,12 +398,14 @@ def _end_or_go_on(attempt: _Attempt, row: _Row, record: Attach | Lose | Finish |
     return True
 
 
-def _attempt_move(record: Attach | Lose | Finish | Refuse | GiveUp) -> AttemptMove:
+def _attempt_move(record: Attach | Lose | Ask | Finish | Refuse | GiveUp) -> AttemptMove:
     match record:
         case Attach():
             return AttemptMove.ATTACH
         case Lose():
             return AttemptMove.LOSE
+        case Ask():
+            return AttemptMove.ASK
         case Finish():
             return AttemptMove.FINISH
         case Refuse():
@@ -393,11 +415,13 @@ def _attempt_move(record: Attach | Lose | Finish | Refuse | GiveUp) -> AttemptMo
 
 
 def _row_move(
-    attempt: _Attempt, row: _Row, record: Attach | Lose | Finish | Refuse | GiveUp
+    attempt: _Attempt, row: _Row, record: Attach | Lose | Ask | Finish | Refuse | GiveUp
 ) -> tuple[frozenset[RowState], RowState]:
     match record:
         case Attach() if attempt.state is AttemptState.INDETERMINATE:
             return frozenset({RowState.UNKNOWN}), RowState.RUNNING
+        case Ask():
+            return ROW_MOVES[RowMove.ASK]
         case Attach() | Lose():
             return frozenset({row.state}), row.state
         case Finish():
@@ -408,7 +432,7 @@ def _row_move(
             return ROW_MOVES[RowMove.LOSE]
 
 
-def _note(attempt: _Attempt, record: Attach | Lose | Finish | Refuse | GiveUp) -> None:
+def _note(attempt: _Attempt, record: Attach | Lose | Ask | Finish | Refuse | GiveUp) -> None:
     match record:
         case Attach():
             _note_ids(attempt, record)
@@ -416,6 +440,9 @@ def _note(attempt: _Attempt, record: Attach | Lose | Finish | Refuse | GiveUp) -
         case Finish():
             _note_ids(attempt, record.outcome)
             attempt.outcome = record.outcome
+        case Ask():
+            _note_ids(attempt, record.outcome)
+            attempt.cause, attempt.outcome = record.cause, record.outcome
         case _:
             attempt.cause = record.cause
 
@@ -432,11 +459,15 @@ def _newer(new: str | None, known: str | None) -> str | None:
 
 
 def _change_row(
-    row: _Row, attempt: _Attempt, record: Attach | Lose | Finish | Refuse | GiveUp, target: RowState
+    row: _Row, attempt: _Attempt, record: Attach | Lose | Ask | Finish | Refuse | GiveUp, target: RowState
 ) -> None:
     match record:
         case Attach() if target is not row.state:
             row.cause = row.error = None
+        case Ask():
+            _keep_spent(row, attempt, record)
+            row.asks = _newer(record.outcome.asks, row.asks)
+            row.cause, row.error, row.due_at = record.cause, None, None
         case Finish():
             _keep_outcome(row, attempt, record)
         case Refuse():
@@ -453,7 +484,13 @@ def _change_row(
 
 def _keep_outcome(row: _Row, attempt: _Attempt, record: Finish) -> None:
     outcome = record.outcome
-    row.outputs, row.error, row.cause = outcome.outputs, outcome.error, record.cause
+    _keep_spent(row, attempt, record)
+    row.outputs, row.error, row.cause, row.asks = outcome.outputs, outcome.error, record.cause, None
+    row.due_at = record.due_at
+
+
+def _keep_spent(row: _Row, attempt: _Attempt, record: Ask | Finish) -> None:
+    outcome = record.outcome
     row.tokens = bounded_tokens(outcome.tokens)
     row.seconds = outcome.seconds if record.seconds is None else record.seconds
-    row.price, row.currency, row.run_id, row.due_at = outcome.price, outcome.currency, attempt.run_id, record.due_at
+    row.price, row.currency, row.run_id = outcome.price, outcome.currency, attempt.run_id

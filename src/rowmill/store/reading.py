@@ -14,7 +14,7 @@ from rowmill.domain.money import sum_prices
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import AppRecord, AttemptKey, BatchRecord, BatchSummary, OpenAttempt, RowJob, RowResult
 from rowmill.store.bounds import FAR_AHEAD
-from rowmill.store.tables import OPEN_STATES, apps, attempts, batches, rows
+from rowmill.store.tables import OPEN_STATES, TO_CHECK, apps, attempts, batches, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -113,6 +113,12 @@ def find_ids(conn: Connection, prefix: str) -> list[str]:
     return list(conn.execute(select(batches.c.id).where(same, known).order_by(*newest)).scalars())
 
 
+# Written out, so that SQLite sees that its partial index holds all such rows.
+_WAITING = literal_column("rows.state") == literal_column("'waiting'")
+_FOR_A_PERSON = and_(_WAITING, rows.c.due_at.is_(None))
+_ASKING = select(rows.c.batch_id, func.count().label("number")).where(_FOR_A_PERSON).group_by(rows.c.batch_id)
+
+
 def read_counts(conn: Connection, batch_id: str) -> Counts:
     return _counts(conn, rows.c.batch_id == batch_id).get(batch_id, Counts())
 
@@ -128,7 +134,8 @@ def _counts(conn: Connection, which: ColumnElement[bool]) -> dict[str, Counts]:
         by_state, spent = found.setdefault(batch_id, ({}, []))
         by_state[RowState(state)] = number
         spent.append(int(tokens))
-    return {batch_id: Counts(by_state, sum(spent)) for batch_id, (by_state, spent) in found.items()}
+    asking = {row.batch_id: row.number for row in conn.execute(_ASKING.where(which))}
+    return {one: Counts(by_state, sum(spent), asking.get(one, 0)) for one, (by_state, spent) in found.items()}
 
 
 def read_spent(conn: Connection, batch_id: str) -> dict[str, Decimal]:
@@ -150,8 +157,6 @@ def read_causes(conn: Connection, batch_id: str) -> list[tuple[str, RowState, in
 
 
 _JOB = (rows.c.position, rows.c.inputs, rows.c.tries, rows.c.refused)
-# Written out, so that SQLite sees that its partial index holds all such rows.
-_WAITING = literal_column("state") == literal_column("'waiting'")
 
 
 def read_startable(
@@ -182,12 +187,29 @@ def read_next_due(conn: Connection, batch_id: str, until: int | None) -> float |
 _OPEN = text(f"attempts.{OPEN_STATES}")
 
 
+_ITS_ROW = and_(rows.c.batch_id == attempts.c.batch_id, rows.c.position == attempts.c.position)
+
+
 def read_open_attempts(conn: Connection, batch_id: str) -> list[OpenAttempt]:
     query = (
         select(attempts, *_JOB)
-        .join(rows, and_(rows.c.batch_id == attempts.c.batch_id, rows.c.position == attempts.c.position))
+        .join(rows, _ITS_ROW)
         .where(attempts.c.batch_id == batch_id, _OPEN, attempts.c.state != AttemptState.INDETERMINATE.value)
         .order_by(attempts.c.sent_at, attempts.c.position, attempts.c.number)
+    )
+    return [_open_attempt(row) for row in conn.execute(query).mappings()]
+
+
+_TO_CHECK = text(f"attempts.{TO_CHECK}")
+
+
+def read_to_check(conn: Connection, batch_id: str, after: int, limit: int) -> list[OpenAttempt]:
+    query = (
+        select(attempts, *_JOB)
+        .join(rows, and_(_ITS_ROW, rows.c.tries == attempts.c.number))
+        .where(attempts.c.batch_id == batch_id, _TO_CHECK, attempts.c.position > after)
+        .order_by(attempts.c.position)
+        .limit(limit)
     )
     return [_open_attempt(row) for row in conn.execute(query).mappings()]
 
@@ -248,6 +270,7 @@ _RESULT: tuple[ColumnElement[Any], ...] = (
     rows.c.run_id,
     rows.c.price,
     rows.c.currency,
+    rows.c.asks,
 )
 
 
@@ -270,6 +293,11 @@ def read_results(conn: Connection, batch_id: str) -> Iterator[RowResult]:
         yield from page
         behind = query.where(rows.c.position > page[-1].position)
         page = [_result(*row) for row in conn.execute(behind)] if len(page) == PAGE else []
+
+
+def read_asking(conn: Connection, batch_id: str, limit: int) -> list[RowResult]:
+    query = select(*_RESULT).where(rows.c.batch_id == batch_id, _FOR_A_PERSON).order_by(rows.c.position).limit(limit)
+    return [_result(*row) for row in conn.execute(query)]
 
 
 def _result(position: int, number: int, cells: tuple[Cell, ...], inputs: Any, state: str, *rest: Any) -> RowResult:

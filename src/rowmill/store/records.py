@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, bindparam, case, exists, func, insert, literal_column, null, or_, select, update
 
 from rowmill.domain.batch import ATTEMPT_MOVES, ROW_MOVES, AttemptMove, AttemptState, RowMove, RowState
-from rowmill.ports.store import Attach, Finish, GiveUp, Intend, Lose, Refuse
+from rowmill.ports.store import Ask, Attach, Finish, GiveUp, Intend, Lose, Refuse
 from rowmill.store.bounds import bounded_tokens
 from rowmill.store.tables import attempts, rows
 from rowmill.store.text import pack
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Binds = dict[str, Any]
 Kind = tuple[type, RowMove | None]
 
-_RANK: dict[type, int] = {Intend: 0, Attach: 1, Lose: 2, Finish: 3, Refuse: 4, GiveUp: 5}
+_RANK: dict[type, int] = {Intend: 0, Attach: 1, Lose: 2, Ask: 3, Finish: 4, Refuse: 5, GiveUp: 6}
 
 
 def apply_records(conn: Connection, records: Sequence[Record]) -> list[bool]:
@@ -142,6 +142,8 @@ def _statements(kind: type, move: RowMove | None) -> tuple[Update, Update | Inse
         return _LOSE, None
     if kind is GiveUp:
         return _gate(AttemptMove.GIVE_UP, RowMove.LOSE, cause=_p("cause"), error=_p("error")), _LOSE_ROW
+    if kind is Ask:
+        return _gate(AttemptMove.ASK, RowMove.ASK, **_ENDED_IDS, **_ASKED), _row_update(RowMove.ASK, **_ASKS)
     assert move is not None
     if kind is Finish:
         return _finish_gate(move), _row_update(move, **_FINISHED)
@@ -207,6 +209,7 @@ _START_ROW = (
         cause=null(),
         due_at=null(),
         run_id=null(),
+        asks=null(),
     )
 )
 _INSERT_ATTEMPT = insert(attempts).values(
@@ -242,6 +245,21 @@ _FINISHED: Binds = {
     "outputs": _p("outputs"),
     "due_at": _p("due_at"),
     "run_id": func.coalesce(_p("run_id"), _run_of_attempt),
+    "asks": null(),
+}
+_ENDED_IDS: Binds = {
+    name: func.coalesce(_p(name), attempts.c[name])
+    for name in ("run_id", "task_id", "workflow_id", "message_id", "conversation_id")
+}
+_SPENT = {name: _p(name) for name in ("tokens", "seconds", "price", "currency")}
+_ASKED: Binds = {"cause": _p("cause"), "status": _p("status"), **_SPENT}
+_ASKS: Binds = {
+    **_SPENT,
+    "cause": _p("cause"),
+    "error": null(),
+    "due_at": null(),
+    "run_id": func.coalesce(_p("run_id"), _run_of_attempt),
+    "asks": func.coalesce(_p("asks"), rows.c.asks),
 }
 
 
@@ -254,11 +272,7 @@ def _finish_gate(move: RowMove) -> Update:
         move,
         **{name: _p(name) for name in (*_OUTCOME, *kept)},
         outputs=case((passed_by, _p("outputs"))),
-        run_id=func.coalesce(_p("run_id"), attempts.c.run_id),
-        task_id=func.coalesce(_p("task_id"), attempts.c.task_id),
-        workflow_id=func.coalesce(_p("workflow_id"), attempts.c.workflow_id),
-        message_id=func.coalesce(_p("message_id"), attempts.c.message_id),
-        conversation_id=func.coalesce(_p("conversation_id"), attempts.c.conversation_id),
+        **_ENDED_IDS,
     )
 
 
@@ -272,8 +286,11 @@ def _binds(record: Record) -> Binds:
             return {**_key(key), **known, "p_ahead": record.ahead}
         case Lose(key, cause):
             return {**_key(key), "p_cause": pack(cause)}
+        case Ask():
+            return {**_outcome_binds(record), "p_asks": pack(record.outcome.asks)}
         case Finish():
-            return _finish_binds(record)
+            due = {"p_due_at": record.due_at, "p_ended_at": record.ended_at}
+            return {**_outcome_binds(record), **due, "p_outputs": pack(record.outcome.outputs)}
         case Refuse(key, cause, error):
             return {
                 **_key(key),
@@ -290,19 +307,16 @@ def _key(key: AttemptKey) -> Binds:
     return {"p_batch_id": pack(key.batch_id), "p_position": key.position, "p_number": key.number}
 
 
-def _finish_binds(record: Finish) -> Binds:
+def _outcome_binds(record: Ask | Finish) -> Binds:
     outcome = record.outcome
     return {
         **_key(record.key),
-        "p_outputs": pack(outcome.outputs),
         "p_error": pack(outcome.error),
         "p_cause": pack(record.cause),
         "p_tokens": bounded_tokens(outcome.tokens),
         "p_seconds": outcome.seconds if record.seconds is None else record.seconds,
         "p_price": pack(outcome.price),
         "p_currency": pack(outcome.currency),
-        "p_due_at": record.due_at,
-        "p_ended_at": record.ended_at,
         "p_status": outcome.status.value,
         "p_run_id": pack(outcome.run_id),
         "p_task_id": pack(outcome.task_id),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from rowmill.domain.batch import ROW_MOVES, BatchMove, BatchState, RowMove, RowState
+from rowmill.domain.batch import RETRIED_BY_CAUSE_ONLY, ROW_MOVES, BatchMove, BatchState, RowMove, RowState
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
 from rowmill.store import reading
 from rowmill.store.connect import QUICK_CHECK_BELOW, Patience, open_engines, patiently
@@ -223,6 +223,14 @@ class SqlStore:
         with self._reading() as conn:
             return reading.read_unsettled(conn, batch_id, user)
 
+    def to_check(self, batch_id: str, after: int, limit: int) -> list[OpenAttempt]:
+        with self._reading() as conn:
+            return reading.read_to_check(conn, batch_id, after, limit)
+
+    def asking(self, batch_id: str, limit: int) -> list[RowResult]:
+        with self._reading() as conn:
+            return reading.read_asking(conn, batch_id, limit)
+
     def counts(self, batch_id: str) -> Counts:
         with self._reading() as conn:
             return reading.read_counts(conn, batch_id)
@@ -238,15 +246,15 @@ class SqlStore:
     def retry(self, batch_id: str, cause: str | None) -> int:
         sources, target = ROW_MOVES[RowMove.RETRY]
         if cause is None:
-            sources -= {RowState.UNKNOWN}
+            sources -= RETRIED_BY_CAUSE_ONLY
         which = [rows_table.c.batch_id == batch_id, rows_table.c.state.in_([state.value for state in sources])]
         if cause is not None:
-            which.append(rows_table.c.cause == cause)
+            # A row that waits for its next attempt is not to be put back: it goes again by itself.
+            which += [rows_table.c.cause == cause, rows_table.c.due_at.is_(None)]
         again = update(rows_table).where(*which)
+        cleared = dict.fromkeys(("error", "cause", "outputs", "due_at", "asks"))
         with self._writing() as conn:
-            return conn.execute(
-                again.values(state=target.value, error=None, cause=None, outputs=None, due_at=None)
-            ).rowcount
+            return conn.execute(again.values(state=target.value, **cleared)).rowcount
 
     def results(self, batch_id: str) -> Iterator[RowResult]:
         with self.snapshot(batch_id) as rows_:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import BatchMove, BatchState, RowState
 from rowmill.domain.errors import UsageError
+from rowmill.engine.check import Check
 from rowmill.workbench.apps import app_id
 
 if TYPE_CHECKING:
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from rowmill.domain.events import Event
     from rowmill.domain.progress import Counts
     from rowmill.engine.batches import Engine
+    from rowmill.engine.check import Checked
     from rowmill.engine.runner import Ending
     from rowmill.ports.dify import AppInfo
-    from rowmill.ports.store import BatchRecord, BatchSummary
+    from rowmill.ports.store import BatchRecord, BatchSummary, RowResult
     from rowmill.workbench.apps import Apps
     from rowmill.workbench.tools import Tools
 
@@ -59,6 +61,10 @@ class Batches:
         """What the batch cost so far, by currency; see Store.spent."""
         return self._tools.store.spent(batch_id)
 
+    def asking(self, batch_id: str, limit: int) -> list[RowResult]:
+        """Rows that wait for a person, in order."""
+        return self._tools.store.asking(batch_id, limit)
+
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         """(cause, state, rows), most first."""
         return self._tools.store.causes(batch_id)
@@ -93,6 +99,16 @@ class Batches:
         recovery = self._tools.recovery(batch.app.version, batch.app.mode)
         try:
             return await engine.run(batch, app, recovery, tell, until=until)
+        finally:
+            await app.close()
+
+    async def check(self, engine: Engine, batch: BatchRecord, *, api_key: str | None = None) -> Checked:
+        """Look once more at rows that are unknown or wait for a person; settle those that have ended. Costs nothing."""
+        key = api_key or self._apps.key_of(batch.app)
+        app = self._tools.connect(batch.app.base_url, key, batch.app.mode, batch.settings.row_timeout)
+        recovery = self._tools.recovery(batch.app.version, batch.app.mode)
+        try:
+            return await Check(engine.store, engine.fence, engine.clock, app, recovery).run(batch.id)
         finally:
             await app.close()
 

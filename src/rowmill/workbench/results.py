@@ -24,6 +24,9 @@ ENDINGS = (".xlsx", ".csv", ".jsonl")
 MOST_COLUMNS = 1000
 REST = "more_outputs"
 
+# A column of its own only where some row waits for a person.
+ASKS = "asks"
+
 
 def check_target(path: Path, sheet: Path | None = None) -> None:
     """Raises UsageError where results cannot be written, before a row is paid for."""
@@ -73,6 +76,7 @@ def result_line(row: RowResult) -> bytes:
         "seconds": row.seconds,
         "attempts": row.attempts,
         "run_id": row.run_id,
+        "asks": json.loads(row.asks) if row.asks else None,
     }
     # A line end inside JSON can only be white space between tokens.
     outputs = (row.outputs or "null").replace("\n", " ").replace("\r", " ")
@@ -98,11 +102,12 @@ def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[
     count = 0
     with tools.store.snapshot(batch.id) as rows:
         outputs = _output_columns(rows)
-        headers = _headers(batch.headers, outputs, [words(f"column.{name}") for name in SERVICE_COLUMNS])
+        service = (*SERVICE_COLUMNS, ASKS) if tools.store.counts(batch.id).asking else SERVICE_COLUMNS
+        headers = _headers(batch.headers, outputs, [words(f"column.{name}") for name in service])
         writer = tools.open_table(path, headers, words("results.sheet"))
         try:
             for row in rows:
-                writer.write(_cells(row, len(batch.headers), outputs, words))
+                writer.write(_cells(row, len(batch.headers), outputs, words)[: len(headers)])
                 count += row.state is not RowState.SKIPPED
             writer.finish()
         except BaseException:
@@ -143,7 +148,8 @@ def _cells(row: RowResult, width: int, outputs: list[str], words: Callable[[str]
         return own
     flat = _flat(row)
     state = words(f"state.{row.state.value}")
-    told: list[Cell] = [row.tokens, row.price, row.currency, _rounded(row.seconds), row.attempts, row.run_id]
+    asks = JsonCell(json.loads(row.asks)) if row.asks else None
+    told: list[Cell] = [row.tokens, row.price, row.currency, _rounded(row.seconds), row.attempts, row.run_id, asks]
     service: list[Cell] = [state, row.error, row.cause, *told]
     if outputs and outputs[-1] == REST and REST not in flat:
         flat[REST] = JsonCell({name: to_json(cell) for name, cell in flat.items() if name not in set(outputs)})

@@ -188,6 +188,11 @@ class FakeDify:
             self.execution.stop(parts[-2], None if app.mode in ("workflow", "advanced-chat") else user)
             await wire.answer(200, b'{"result":"success"}')
             return
+        if parts[:2] == ["form", "human_input"] and self.profile.asks_people:
+            if not self.execution.answer_form(parts[-1], (await self._json(scope, receive)).get("action", "")):
+                raise Refusal(412, "human_input_form_submitted", "This form was answered already.")
+            await wire.answer(200, b"{}")
+            return
         body = await self._json(scope, receive)
         pinned = self._check_route(app, parts, body)
         await self.execution.start(app, body, pinned, wire, self._find_file(app, str(body.get("user"))))

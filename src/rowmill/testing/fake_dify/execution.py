@@ -110,6 +110,14 @@ class Execution:
         if run is not None and (user is None or user == run.user):
             run.stop_asked = True
 
+    def answer_form(self, token: str, action: str) -> bool:
+        """A person answers a paused run, and it comes to its end. False where there is no such form (any more)."""
+        run = self._runs.get(token.removeprefix("form-"))
+        if run is None or run.status != "paused" or action not in ("yes", "no"):
+            return False
+        run.end(self._ledger, "succeeded" if action == "yes" else "failed", None if action == "yes" else "Rejected.")
+        return True
+
     # ── one request ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(
