@@ -7,9 +7,10 @@ import json
 from decimal import Decimal
 from pathlib import Path
 
+import openpyxl
 import pytest
 
-from rowmill.testing.fake_dify import Fault, Serving
+from rowmill.testing.fake_dify import FakeDify, Fault, Serving, serve
 from tests.cli.calling import Called, Caller
 
 
@@ -101,3 +102,90 @@ def test_a_paused_row_can_be_run_anew(rowmill: Caller, dify: Serving, folder: Pa
     called = rowmill("retry", batch, "--cause", "needs_person", "-o", "out.jsonl", "--json")
     assert (called.code, called.json["succeeded"]) == (0, 5)
     assert len(dify.fake.ledger.runs) == 6
+
+
+# ── chats ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+CHATS = {"app-chatflow": "advanced-chat", "app-chat": "chat", "app-agent": "agent-chat"}
+
+
+@pytest.mark.parametrize("key", CHATS)
+def test_a_chat_app_over_a_sheet(rowmill: Caller, dify: Serving, folder: Path, key: str) -> None:
+    sheet = write("query,name\nhello,Ann\n你好,\n")
+    called = rowmill("run", sheet, "--base-url", dify.url, "-o", "out.jsonl", "--json", ROWMILL_API_KEY=key)
+    assert called.code == 0
+    first, second = lines("out.jsonl")
+    assert (first["outputs"], second["outputs"]) == ({"answer": "echo: hello name=Ann"}, {"answer": "echo: 你好 name="})
+    assert first["conversation_id"] != second["conversation_id"]
+    assert (first["price"], first["currency"]) == ("0.0000400", "USD")
+    rowmill("export", called.json["batch"], "-o", "out.csv")
+    with Path("out.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert [row["conversation_id"] for row in csv.DictReader(file)] == [
+            first["conversation_id"],
+            second["conversation_id"],
+        ]
+
+
+def test_a_completion_app_over_a_sheet(rowmill: Caller, dify: Serving, folder: Path) -> None:
+    sheet = write("query\nhello\n")
+    called = rowmill("run", sheet, "--base-url", dify.url, "-o", "o.jsonl", "--json", ROWMILL_API_KEY="app-completion")
+    assert called.code == 0
+    (row,) = lines("o.jsonl")
+    assert (row["inputs"], row["conversation_id"]) == ({"query": "hello"}, None)
+    assert set(row["outputs"]) == {"answer"}
+
+
+@pytest.mark.parametrize(
+    "header", ["conversation", "conversation_id", "会话", "对话", "Conversation (sys.conversation)"]
+)
+def test_rows_of_one_conversation(rowmill: Caller, dify: Serving, folder: Path, header: str) -> None:
+    sheet = write(f"{header},query\nann,a1\nbob,b1\nann,a2\n,alone\n ann ,a3\nbob,b2\n")
+    called = rowmill("run", sheet, "--base-url", dify.url, "-o", "out.jsonl", "--json", ROWMILL_API_KEY="app-chatflow")
+    assert called.code == 0
+    ids = [row["conversation_id"] for row in lines("out.jsonl")]
+    assert ids[0] == ids[2] == ids[4]
+    assert ids[1] == ids[5]
+    assert len(set(ids)) == 3
+    asked = [run.query for run in dify.fake.ledger.runs]
+    assert [query for query in asked if query[0] == "a" and query != "alone"] == ["a1", "a2", "a3"]
+    assert all("sys.conversation" not in run.inputs for run in dify.fake.ledger.runs), "ours, not Dify's"
+
+
+def test_a_broken_conversation_is_explained(rowmill: Caller, dify: Serving, folder: Path) -> None:
+    dify.fake.faults.add(Fault("run_failed", match="'a1'", params={"message": "node_broke"}))
+    sheet = write("conversation,query\nann,a1\nann,a2\n")
+    environ = {"ROWMILL_API_KEY": "app-chatflow"}
+    called = rowmill("run", sheet, "--base-url", dify.url, "-o", "out.jsonl", "--json", **environ)
+    assert (called.code, called.json["failed"]) == (1, 2)
+    shown = rowmill("show", called.json["batch"]).out
+    assert "an earlier turn of its conversation has no answer [conversation_broken]" in shown
+    again = rowmill("retry", called.json["batch"], "--cause", "run_failed", "-o", "out.jsonl", "--json", **environ)
+    assert (again.code, again.json["succeeded"]) == (0, 2)
+    assert [run.query for run in dify.fake.ledger.runs] == ["a1", "a1", "a2"]
+
+
+def test_the_template_of_a_chat_explains_conversations(rowmill: Caller, dify: Serving, folder: Path) -> None:
+    environ = {"ROWMILL_API_KEY": "app-chat"}
+    assert rowmill("template", "--base-url", dify.url, "-o", "t.xlsx", **environ).code == 0
+    book = openpyxl.load_workbook("t.xlsx")
+    headers = [cell.value for cell in book.worksheets[0][1]]
+    assert headers[-1] == "Conversation (sys.conversation)"
+    told = " ".join(str(value) for row in book["Fields"].iter_rows(values_only=True) for value in row if value)
+    assert "turns of one conversation" in told
+    assert "conversation" not in str(rowmill("doctor", "--base-url", dify.url, "--json").json["form"])
+
+
+@pytest.mark.parametrize(
+    ("key", "profile", "words"),
+    [
+        ("app-chatflow", "1.14", "by its run id or in its conversation"),
+        ("app-chat", "1.14", "found again in its conversation"),
+        ("app-agent", "1.16", "found again in its conversation"),
+        ("app-completion", "1.14", "cannot be asked about lost replies"),
+    ],
+)
+def test_doctor_says_what_is_found_again(rowmill: Caller, folder: Path, key: str, profile: str, words: str) -> None:
+    with serve(FakeDify(profile, hold_ms=0)) as server:
+        called = rowmill("doctor", "--base-url", server.url, ROWMILL_API_KEY=key)
+    assert called.code == 0
+    assert words in called.out

@@ -42,6 +42,7 @@ LINE = {
     "attempts",
     "run_id",
     "asks",
+    "conversation_id",
 }
 
 

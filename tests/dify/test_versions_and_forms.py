@@ -172,6 +172,8 @@ def test_no_fields(form: Any) -> None:
 @pytest.mark.parametrize("mode", list(Mode))
 def test_a_chat_asks_for_its_question_first(mode: Mode) -> None:
     form = read_form({"user_input_form": [{"number": {"variable": "n"}}, {"select": {"variable": "s"}}]}, mode)
-    assert [f.variable for f in form.fields] == (["sys.query"] if mode.is_chat else []) + ["n", "s"]
+    around = (["sys.query"], ["sys.conversation"]) if mode.is_chat else ([], [])
+    assert [f.variable for f in form.fields] == [*around[0], "n", "s", *around[1]]
+    assert not any(f.required for f in form.fields if f.variable == "sys.conversation")
     assert all(f.required for f in form.fields if f.variable == "sys.query")
     assert form.fields[-1].default is None

@@ -52,6 +52,7 @@ BATCH = {
 ROW = {
     ("pending", "skip"): "skipped",
     ("pending", "start"): "running",
+    ("pending", "break"): "failed",
     ("waiting", "start"): "running",
     ("running", "lose"): "unknown",
     ("running", "put_back"): "pending",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import BatchMove, BatchState, Outcome, RowMove, RunStatus, Settings
@@ -38,11 +40,12 @@ def new_row(position: int, blank: bool = False, **inputs) -> NewRow:
     return NewRow(position, position + 2, (f"cell {position}", 3, None), inputs or {"q": f"text {position}"}, blank)
 
 
-def fill(store: Store, rows: int = 5, batch_id: str = B) -> int:
+def fill(store: Store, rows: int = 5, batch_id: str = B, talks: tuple[str | None, ...] = ()) -> int:
     """A batch that may run; returns the fence."""
     store.save_app(APP)
     store.add_batch(batch(batch_id))
-    store.add_rows(batch_id, [new_row(position) for position in range(rows)])
+    new = [new_row(position) for position in range(rows)]
+    store.add_rows(batch_id, [replace(row, conversation=talk) for row, talk in zip_longest(new, talks)])
     store.move_batch(batch_id, BatchMove.CHECKED)
     store.move_batch(batch_id, BatchMove.START, at=200.0)
     return store.take_over("tests")

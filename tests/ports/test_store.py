@@ -22,8 +22,9 @@ from rowmill.domain.batch import (
     RunStatus,
 )
 from rowmill.domain.cell import CellError, JsonCell
+from rowmill.domain.conversation import Before
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
-from rowmill.ports.store import Attach, NewRow, RowJob
+from rowmill.ports.store import Attach, Break, NewRow, RowJob
 from rowmill.store.memory import MemoryStore
 from rowmill.store.sql import SqlStore
 
@@ -597,3 +598,92 @@ def test_a_row_that_asks_is_put_back_only_by_its_cause(store):
     assert store.write([intend(0, 2), finish(0, 2, outputs='{"a": "new"}')], fence) == [True, True]
     assert store.write([finish(0, outputs='{"a": "old"}')], fence) == [True], "the old run's end stays with its attempt"
     assert row(store, 0).outputs == '{"a": "new"}'
+
+
+# ── conversations of several rows ───────────────────────────────────────────────────────────────────────────────────
+
+TALKS = ["a", None, "b", "a", "a", "b"]
+
+
+def talks(store, names=TALKS):
+    """Rows 0, 3, 4 are one conversation, 2 and 5 another, 1 a row of its own."""
+    store.save_app(APP)
+    store.add_batch(batch())
+    store.add_rows(B, [replace(new_row(i), conversation=name) for i, name in enumerate(names)])
+    store.move_batch(B, BatchMove.CHECKED)
+    store.move_batch(B, BatchMove.START)
+    return store.take_over("tests")
+
+
+def placed(jobs):
+    return [(job.position, job.conversation, job.first, job.before) for job in jobs]
+
+
+def test_a_row_knows_the_first_turn_and_the_one_before_it(store):
+    fence = talks(store)
+    new = Before(RowState.PENDING)
+    turns = [(0, "a", 0, None), (1, None, None, None), (2, "b", 2, None), (3, "a", 0, new), (4, "a", 0, new)]
+    turns.append((5, "b", 2, new))
+    assert placed(store.startable(B, 0.0, -1, 9, None)) == turns
+    store.write([intend(0), finish(0, conversation_id="c-a")], fence)
+    store.write([intend(2), Attach(key(2), "r", "t", conversation_id="c-b"), ask(2)], fence)
+    answered = Before(RowState.SUCCEEDED, conversation_id="c-a")
+    asked = Before(RowState.WAITING, asks=True, conversation_id="c-b")
+    assert placed(store.startable(B, 0.0, -1, 9, None))[1:] == [(3, "a", 0, answered), turns[4], (5, "b", 2, asked)]
+    store.write([intend(3), finish(3, move=RowMove.WAIT, status=RunStatus.FAILED, due_at=5.0)], fence)
+    assert placed(store.startable(B, 0.0, -1, 9, None))[1] == (4, "a", 0, Before(RowState.WAITING))
+    assert placed(store.startable(B, 9.0, -1, 9, None))[0] == (3, "a", 0, answered)
+    store.write([intend(1), intend(3, 2)], fence)
+    assert [placed([one.job])[0] for one in store.open_attempts(B)] == [turns[1], (3, "a", 0, answered)]
+    assert placed([one.job for one in store.to_check(B, -1, 9)]) == [(2, "b", 2, None)]
+    assert row(store, 0).conversation_id == "c-a"
+
+
+def test_the_next_turn(store):
+    fence = talks(store)
+    new = Before(RowState.PENDING)
+    ended = [("b", 2), ("a", 0), ("a", 4), ("nobody", 0), ("a", -1)]
+    found = placed(store.next_turns(B, ended, None))
+    assert found == [(5, "b", 2, new), (3, "a", 0, new), (0, "a", 0, None)]
+    assert [job.position for job in store.next_turns(B, ended, 5)] == [3, 0]
+    store.write([intend(3)], fence)
+    assert store.next_turns(B, [("a", 0)], None) == [], "it is under way"
+    assert [job.position for job in store.next_turns(B, [("a", 3)], None)] == [4]
+
+
+def test_a_broken_conversation_ends_from_a_turn_on(store):
+    fence = talks(store)
+    store.write([intend(0)], fence)
+    broken = Break(key(3, 0), "conversation_broken")
+    assert store.write([Break(key(1, 0), "x"), broken, broken, Break(key(9, 0), "x")], fence) == [
+        False,
+        True,
+        False,
+        False,
+    ]
+    assert [row(store, i).state for i in range(6)] == [
+        RowState.RUNNING, RowState.PENDING, RowState.PENDING, RowState.FAILED, RowState.FAILED, RowState.PENDING,
+    ]  # fmt: skip
+    assert (row(store, 4).cause, row(store, 4).attempts, row(store, 4).error) == ("conversation_broken", 0, None)
+    assert store.causes(B) == [("conversation_broken", RowState.FAILED, 2)]
+
+
+def test_later_turns_are_put_back_with_the_one_that_broke(store):
+    fence = talks(store, ["a", "a", "b", "a", "b"])
+    store.write([intend(0), finish(0, move=RowMove.FAIL, cause="model_down")], fence)
+    store.write([intend(2), finish(2, move=RowMove.FAIL, cause="other")], fence)
+    store.write([Break(key(1, 0), "conversation_broken"), Break(key(4, 0), "conversation_broken")], fence)
+    assert store.retry(B, "model_down") == 3
+    assert [row(store, i).state for i in range(5)] == [
+        RowState.PENDING, RowState.PENDING, RowState.FAILED, RowState.PENDING, RowState.FAILED,
+    ]  # fmt: skip
+    assert row(store, 3).cause is None
+    assert store.retry(B, None) == 2
+
+
+def test_a_row_that_starts_again_forgets_its_conversation(store):
+    fence = talks(store)
+    store.write([intend(0), finish(0, move=RowMove.FAIL, cause="x", conversation_id="c-a")], fence)
+    store.retry(B, None)
+    store.write([intend(0, 2)], fence)
+    assert row(store, 0).conversation_id is None

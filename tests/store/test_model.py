@@ -13,16 +13,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.ports.building import B, fill
 
 from rowmill.domain.batch import Outcome, RowMove, RunStatus
-from rowmill.ports.store import Ask, Attach, AttemptKey, Finish, GiveUp, Intend, Lose, Refuse
+from rowmill.ports.store import Ask, Attach, AttemptKey, Break, Finish, GiveUp, Intend, Lose, Refuse
 from rowmill.store.memory import MemoryStore
 from rowmill.store.sql import SqlStore
 
 ROWS = 4
 USERS = ("u0", "u1")
+TALKS = (None, "a", "a", "a")
 
 keys = st.builds(AttemptKey, st.just(B), st.integers(0, ROWS - 1), st.integers(1, 3))
 texts = st.one_of(st.none(), st.sampled_from(["a", "b", "\ud800", "x\0y"]))
-causes = st.sampled_from(["c1", "c2"])
+causes = st.sampled_from(["c1", "c2", "conversation_broken"])
 due = st.one_of(st.none(), st.sampled_from([5.0, 50.0, 5000.0]))
 outcomes = st.builds(
     Outcome,
@@ -47,6 +48,7 @@ records = st.one_of(
     st.builds(Finish, keys, likely_moves, outcomes, texts, st.one_of(st.none(), st.just(1.0)), due),
     st.builds(Refuse, keys, causes, texts, st.one_of(st.none(), likely_moves), due, st.booleans()),
     st.builds(GiveUp, keys, causes, texts),
+    st.builds(Break, keys, st.sampled_from(["c1", "conversation_broken"])),
 )
 
 
@@ -78,8 +80,8 @@ class Comparison(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="rowmill-model-"))
         self.sql = SqlStore(self.folder / "rowmill.db")
         self.model = MemoryStore()
-        self.fence = fill(self.sql, ROWS)
-        assert fill(self.model, ROWS) == self.fence
+        self.fence = fill(self.sql, ROWS, talks=TALKS)
+        assert fill(self.model, ROWS, talks=TALKS) == self.fence
 
     @rule(group=groups)
     def write(self, group):
@@ -107,6 +109,11 @@ class Comparison(RuleBasedStateMachine):
     )
     def startable(self, now, after, limit, until):
         assert self.sql.startable(B, now, after, limit, until) == self.model.startable(B, now, after, limit, until)
+
+    @rule(position=st.integers(-1, 3), until=st.one_of(st.none(), st.integers(0, 4)))
+    def next_turns(self, position, until):
+        turns = [("a", position), ("b", position)]
+        assert self.sql.next_turns(B, turns, until) == self.model.next_turns(B, turns, until)
 
     @invariant()
     def both_say_the_same(self):

@@ -165,6 +165,7 @@ def test_the_readings_use_their_indexes(tmp_path):
     store.unsettled(B, "u")
     store.to_check(B, 0, 5)
     store.asking(B, 5)
+    store.next_turns(B, [("a", 3)], 9)
     plans = []
     with store._reading() as conn:
         conn.connection.driver_connection.set_trace_callback(None)
@@ -176,7 +177,7 @@ def test_the_readings_use_their_indexes(tmp_path):
     wanted = [
         "rows_waiting", "rows_waiting", "rows_by_state", "attempts_open", "attempts_open", "rows_waiting",
         "rows_by_cause", "attempts_by_user", "rows_by_state", "rows_waiting", "attempts_by_user", "attempts_by_user",
-        "attempts_by_user", "attempts_to_check", "rows_waiting",
+        "attempts_by_user", "attempts_to_check", "rows_waiting", "rows_by_conversation",
     ]  # fmt: skip
     assert len(plans) == len(wanted)
     for plan, index in zip(plans, wanted, strict=True):

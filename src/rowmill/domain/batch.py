@@ -43,6 +43,8 @@ class RowMove(StrEnum):
     LOSE = "lose"
     ASK = "ask"
     """its run waits for a person; so does the row, without a moment at which it is due"""
+    BREAK = "break"
+    """an earlier turn of its conversation has no answer: it is not sent"""
     RETRY = "retry"
 
 
@@ -60,6 +62,7 @@ ROW_MOVES: dict[RowMove, tuple[frozenset[RowState], RowState]] = {
     RowMove.STOP: (_OPEN, RowState.STOPPED),
     RowMove.LOSE: (frozenset({RowState.RUNNING}), RowState.UNKNOWN),
     RowMove.ASK: (frozenset({RowState.RUNNING, RowState.UNKNOWN}), RowState.WAITING),
+    RowMove.BREAK: (frozenset({RowState.PENDING}), RowState.FAILED),
     RowMove.RETRY: (
         frozenset({RowState.FAILED, RowState.STOPPED, RowState.UNKNOWN, RowState.WAITING}),
         RowState.PENDING,

@@ -93,7 +93,7 @@ class Attempts:
             lane.intake.settled()
             return True
         key = AttemptKey(lane.batch_id, job.position, job.tries + 1)
-        user = slot_user(lane.batch_id, slot)
+        user = user_of(lane.batch_id, job, slot)
         listening = _Listening(key, user, slot, lane.clock.wall(), lane.clock.monotonic())
         if not await self._intend(listening):
             lane.intake.settled()
@@ -176,7 +176,7 @@ class Attempts:
         billed = job.tries + 1 - job.refused
         verdict = judge_outcome(outcome, billed, lane.settings.retries)
         await lane.recorder.put(finish_record(key, outcome, verdict, lane.clock, seconds))
-        after_verdict(lane, verdict, outcome.error or "")
+        after_verdict(lane, job, verdict, outcome.error or "")
 
     async def _failed(self, job: RowJob, heard: _Listening, failure: Failure) -> bool:
         lane = self._lane
@@ -192,7 +192,7 @@ class Attempts:
             case _:
                 outcome = Outcome(RunStatus.FAILED, error=failure.message or failure.code)
                 await lane.recorder.put(finish_record(heard.key, outcome, verdict, lane.clock))
-                after_verdict(lane, verdict, "")
+                after_verdict(lane, job, verdict, "")
         return True
 
     async def _lose(self, job: RowJob, heard: _Listening, failure: Failure, verdict: Verdict) -> bool:
@@ -239,10 +239,17 @@ def slot_user(batch_id: str, slot: int) -> str:
     return f"rowmill-{batch_id[:8]}-s{slot}"
 
 
+def user_of(batch_id: str, job: RowJob, slot: int) -> str:
+    """A conversation belongs to the end user that began it, so it has one of its own, whichever slot runs its turns.
+    They come one after the other: like a slot, it has one attempt at a time."""
+    return slot_user(batch_id, slot) if job.first is None else f"rowmill-{batch_id[:8]}-c{job.first}"
+
+
 def make_request(job: RowJob, user: str, workflow_id: str | None) -> RunRequest:
     """What is sent for a row. A chat's question travels beside the inputs."""
     inputs = {name: value for name, value in job.inputs.items() if name not in SIDE_FIELDS}
-    return RunRequest(inputs, user, query=job.inputs.get(QUERY), workflow_id=workflow_id)
+    question = job.inputs.get(QUERY)
+    return RunRequest(inputs, user, query=question, conversation_id=job.continues, workflow_id=workflow_id)
 
 
 def finish_record(
@@ -259,10 +266,10 @@ def finish_record(
     return Finish(key, verdict.move, outcome, cause, spent, due_at, clock.wall())
 
 
-def after_verdict(lane: Lane, verdict: Verdict, detail: str) -> None:
+def after_verdict(lane: Lane, job: RowJob, verdict: Verdict, detail: str) -> None:
     """What follows from a committed verdict for the batch."""
     if verdict.move is RowMove.WAIT:
         lane.intake.wait_until(lane.clock.wall() + verdict.delay)
     if verdict.pause and verdict.cause is not None:
         lane.pause(verdict.cause, detail)
-    lane.intake.settled()
+    lane.intake.settled(job)

@@ -68,6 +68,8 @@ class Lookup:
 
     async def _places(self, lost: OpenAttempt) -> list[str]:
         """Conversations in which the message may stand."""
+        if lost.job.continues is not None:
+            return [lost.job.continues]
         recent = [one.conversation_id for one in await self.app.conversations(lost.user) if one.used_at >= _since(lost)]
         known = await self.in_thread(self.store.known_talk, self.batch_id, lost.user, recent)
         places = [place for place in recent if place not in known]

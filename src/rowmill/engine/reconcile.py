@@ -110,7 +110,7 @@ class Reconciler:
         verdict = judge_outcome(outcome, billed, lane.settings.retries)
         await lane.recorder.put(finish_record(lost.key, outcome, verdict, lane.clock))
         self._tell(Event(Fact.FOUND, {"position": lost.key.position, "status": outcome.status.value}))
-        after_verdict(lane, verdict, outcome.error or "")
+        after_verdict(lane, lost.job, verdict, outcome.error or "")
 
     # ── by run id ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -204,7 +204,7 @@ class Reconciler:
         move = RowMove.WAIT if waits else RowMove.FAIL
         error = failure.message or failure.code
         await lane.recorder.put(Refuse(lost.key, str(verdict.cause), error, move, due_at, counts=True))
-        after_verdict(lane, verdict, error)
+        after_verdict(lane, lost.job, verdict, error)
         return True
 
     async def _give_up(self, lost: OpenAttempt, cause: Cause, run_id: str | None) -> bool:
@@ -214,7 +214,7 @@ class Reconciler:
         if not lane.permits.pace.proven and cause is Cause.NOT_STARTED:
             # The very first row met silence: more rows would only meet the same, one window each.
             lane.pause(cause, "")
-        lane.intake.settled()
+        lane.intake.settled(lost.job)
         return False
 
     # ── asking ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -85,7 +85,7 @@ class BatchRunner:
         self._tell = tell
         self._ending = Ending()
         self._recorder = Recorder(store, fence, clock, tell)
-        self._intake = Intake(store, batch.id, clock, until)
+        self._intake = Intake(store, batch.id, clock, until, self._recorder.put)
         self._permits = Permits(FixedPace(batch.settings.concurrency), clock, tell)
         self._lane = Lane(
             batch.id, app, batch.settings, self._recorder, self._permits, self._intake, sent, clock,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from rowmill.domain.batch import AttemptState, BatchMove, BatchState, Outcome, RowMove, RowState, Settings
     from rowmill.domain.cell import Cell
+    from rowmill.domain.conversation import Before
     from rowmill.domain.form import Form, Mode
     from rowmill.domain.mapping import Mapping
     from rowmill.domain.progress import Counts
@@ -71,16 +72,27 @@ class NewRow:
     cells: tuple[Cell, ...]
     inputs: dict[str, Any]
     blank: bool = False
+    conversation: str | None = None
+    """which conversation of the sheet it is a turn of"""
 
 
 @dataclass(frozen=True, slots=True)
 class RowJob:
-    """A row that may start. `tries` numbers its attempts so far; `refused` of them certainly cost nothing."""
+    """A row that may start, as soon as its turn in its conversation has come (rowmill.domain.conversation). `tries`
+    numbers its attempts so far; `refused` of them certainly cost nothing. `first`: position of the first turn."""
 
     position: int
     inputs: dict[str, Any]
     tries: int = 0
     refused: int = 0
+    conversation: str | None = None
+    first: int | None = None
+    before: Before | None = None
+
+    @property
+    def continues(self) -> str | None:
+        """Dify's id of the conversation that it goes on with."""
+        return self.before.conversation_id if self.before is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +198,16 @@ class GiveUp:
     error: str | None = None
 
 
-Record = Intend | Attach | Lose | Ask | Finish | Refuse | GiveUp
+@dataclass(frozen=True, slots=True)
+class Break:
+    """This row and all later turns of its conversation end as failed, without an attempt: those that are pending. The
+    number of `key` means nothing. False if there is none such."""
+
+    key: AttemptKey
+    cause: str
+
+
+Record = Intend | Attach | Lose | Ask | Finish | Refuse | GiveUp | Break
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +230,7 @@ class RowResult:
     currency: str | None = None
     asks: str | None = None
     """what its run asks a person for: see Outcome.asks"""
+    conversation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +326,11 @@ class Store(Protocol):
         is due: the clock was set back."""
         ...
 
+    def next_turns(self, batch_id: str, turns: Sequence[tuple[str, int]], until: int | None) -> list[RowJob]:
+        """For each (conversation, position): the turn right behind that position, if it is pending, in this order.
+        `until` as above."""
+        ...
+
     def next_due(self, batch_id: str, until: int | None = None) -> float | None:
         """When the next waiting row is due, of those below position `until`."""
         ...
@@ -349,7 +376,8 @@ class Store(Protocol):
 
     def retry(self, batch_id: str, cause: str | None) -> int:
         """Put failed, stopped and (only when `cause` names theirs) unknown rows, and rows that wait for a person, back
-        to pending; returns how many. The attempts of such rows stay as they are, and unknown ones keep their slots."""
+        to pending; returns how many. The attempts of such rows stay as they are, and unknown ones keep their slots.
+        Turns that were not sent because an earlier one had no answer go with that one, whatever the cause."""
         ...
 
     def results(self, batch_id: str) -> Iterator[RowResult]:

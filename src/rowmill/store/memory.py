@@ -5,123 +5,43 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import (
-    ATTEMPT_MOVES,
     OPEN_ATTEMPTS,
     RETRIED_BY_CAUSE_ONLY,
     ROW_MOVES,
     UNFINISHED,
-    AttemptMove,
     AttemptState,
     BatchMove,
     BatchState,
-    Outcome,
     RowMove,
     RowState,
 )
+from rowmill.domain.causes import Cause
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
 from rowmill.domain.money import sum_prices
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import (
     AppRecord,
-    Ask,
-    Attach,
-    AttemptKey,
     BatchRecord,
     BatchSummary,
-    Finish,
-    GiveUp,
+    Break,
     Intend,
-    Lose,
     NewRow,
     OpenAttempt,
     Record,
-    Refuse,
     RowJob,
     RowResult,
 )
-from rowmill.store.bounds import FAR_AHEAD, bounded_tokens
+from rowmill.store.bounds import FAR_AHEAD
+from rowmill.store.memory_rows import MemoryAttempt, MemoryBatch, MemoryRow, break_off, end_or_go_on, intend
 from rowmill.store.moves import moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from decimal import Decimal
-
-
-@dataclass(slots=True)
-class _Row:
-    new: NewRow
-    state: RowState
-    tries: int = 0
-    refused: int = 0
-    due_at: float | None = None
-    outputs: str | None = None
-    error: str | None = None
-    cause: str | None = None
-    tokens: int | None = None
-    seconds: float | None = None
-    price: str | None = None
-    currency: str | None = None
-    run_id: str | None = None
-    asks: str | None = None
-
-    def clear(self) -> None:
-        self.outputs = self.error = self.cause = self.due_at = self.asks = None
-
-    @property
-    def is_asking(self) -> bool:
-        return self.state is RowState.WAITING and self.due_at is None
-
-    def job(self) -> RowJob:
-        return RowJob(self.new.position, self.new.inputs, self.tries, self.refused)
-
-    def result(self) -> RowResult:
-        return RowResult(
-            position=self.new.position,
-            number=self.new.number,
-            cells=self.new.cells,
-            inputs=self.new.inputs,
-            state=self.state,
-            outputs=self.outputs,
-            error=self.error,
-            cause=self.cause,
-            tokens=self.tokens,
-            seconds=self.seconds,
-            attempts=self.tries - self.refused,
-            run_id=self.run_id,
-            price=self.price,
-            currency=self.currency,
-            asks=self.asks,
-        )
-
-
-@dataclass(slots=True)
-class _Attempt:
-    key: AttemptKey
-    slot: int
-    user: str
-    sent_at: float
-    state: AttemptState = AttemptState.INTENT
-    run_id: str | None = None
-    task_id: str | None = None
-    message_id: str | None = None
-    conversation_id: str | None = None
-    ahead: float = 0.0
-    cause: str | None = None
-    outcome: Outcome | None = None
-
-
-@dataclass(slots=True)
-class _Batch:
-    record: BatchRecord
-    rows: dict[int, _Row] = field(default_factory=dict)
-    attempts: dict[tuple[int, int], _Attempt] = field(default_factory=dict)
-
-    def in_order(self) -> list[_Row]:
-        return [self.rows[position] for position in sorted(self.rows)]
 
 
 class MemoryStore:
@@ -131,7 +51,7 @@ class MemoryStore:
         self._lock = threading.RLock()
         self._fence = 0
         self._apps: dict[str, AppRecord] = {}
-        self._batches: dict[str, _Batch] = {}
+        self._batches: dict[str, MemoryBatch] = {}
 
     def take_over(self, owner: str) -> int:  # noqa: ARG002  nobody reads it here
         with self._lock:
@@ -150,12 +70,12 @@ class MemoryStore:
         with self._lock:
             if batch.id in self._batches or batch.app.id not in self._apps:
                 raise StoreError("store_conflict", path="memory", detail=batch.id)
-            self._batches[batch.id] = _Batch(batch)
+            self._batches[batch.id] = MemoryBatch(batch)
 
     def add_rows(self, batch_id: str, rows: Sequence[NewRow]) -> None:
         with self._lock:
             batch = self._draft(batch_id, "add_rows")
-            new = {row.position: _Row(row, RowState.SKIPPED if row.blank else RowState.PENDING) for row in rows}
+            new = {row.position: MemoryRow(row, RowState.SKIPPED if row.blank else RowState.PENDING) for row in rows}
             if len(new) < len(rows) or new.keys() & batch.rows.keys():
                 raise StoreError("store_conflict", path="memory", detail="a position stands twice")
             batch.rows |= new
@@ -172,13 +92,13 @@ class MemoryStore:
                 del self._batches[draft.id]
             return len(drafts)
 
-    def _draft(self, batch_id: str, move: str) -> _Batch:
+    def _draft(self, batch_id: str, move: str) -> MemoryBatch:
         batch = self._known(batch_id)
         if batch.record.state is not BatchState.DRAFT:
             raise IllegalMoveError("illegal_move", thing="batch", state=batch.record.state.value, move=move)
         return batch
 
-    def _known(self, batch_id: str) -> _Batch:
+    def _known(self, batch_id: str) -> MemoryBatch:
         batch = self._batches.get(batch_id)
         if batch is None:
             raise StoreError("store_no_batch", batch=batch_id)
@@ -246,15 +166,17 @@ class MemoryStore:
         if batch is None or row is None:
             return False
         if isinstance(record, Intend):
-            return _intend(batch, row, record)
+            return intend(batch, row, record)
+        if isinstance(record, Break):
+            return break_off(batch, row, record)
         attempt = batch.attempts.get((record.key.position, record.key.number))
-        return attempt is not None and _end_or_go_on(attempt, row, record)
+        return attempt is not None and end_or_go_on(attempt, row, record)
 
-    def _rows(self, batch_id: str, *states: RowState) -> list[_Row]:
+    def _rows(self, batch_id: str, *states: RowState) -> list[MemoryRow]:
         batch = self._batches.get(batch_id)
         return [row for row in batch.in_order() if not states or row.state in states] if batch else []
 
-    def _attempts(self, batch_id: str) -> list[_Attempt]:
+    def _attempts(self, batch_id: str) -> list[MemoryAttempt]:
         batch = self._batches.get(batch_id)
         return list(batch.attempts.values()) if batch else []
 
@@ -263,8 +185,15 @@ class MemoryStore:
             due = [row for row in self._rows(batch_id, RowState.WAITING) if _is_due(row.due_at, now)]
             due.sort(key=lambda row: (row.due_at or 0.0, row.new.position))
             pending = [row for row in self._rows(batch_id, RowState.PENDING) if row.new.position > after]
-            jobs = [row.job() for row in due + pending]
-            return [job for job in jobs if until is None or job.position < until][:limit]
+            found = [row for row in due + pending if until is None or row.new.position < until]
+            return [self._batches[batch_id].job(row) for row in found[:limit]]
+
+    def next_turns(self, batch_id: str, turns: Sequence[tuple[str, int]], until: int | None) -> list[RowJob]:
+        with self._lock:
+            batch = self._batches[batch_id]
+            behind = [[t for t in batch.turns(name) if t.new.position > position] for name, position in turns]
+            found = [later[0] for later in behind if later and later[0].state is RowState.PENDING]
+            return [batch.job(row) for row in found if until is None or row.new.position < until]
 
     def next_due(self, batch_id: str, until: int | None = None) -> float | None:
         with self._lock:
@@ -279,14 +208,15 @@ class MemoryStore:
             found.sort(key=lambda attempt: (attempt.sent_at, attempt.key.position, attempt.key.number))
             return [self._open(attempt) for attempt in found]
 
-    def _open(self, attempt: _Attempt) -> OpenAttempt:
+    def _open(self, attempt: MemoryAttempt) -> OpenAttempt:
+        row = self._batches[attempt.key.batch_id].rows[attempt.key.position]
         return OpenAttempt(
             key=attempt.key,
             state=attempt.state,
             user=attempt.user,
             slot=attempt.slot,
             sent_at=attempt.sent_at,
-            job=self._batches[attempt.key.batch_id].rows[attempt.key.position].job(),
+            job=self._batches[attempt.key.batch_id].job(row),
             run_id=attempt.run_id,
             task_id=attempt.task_id,
             ahead=attempt.ahead,
@@ -352,7 +282,16 @@ class MemoryStore:
             for row in found:
                 row.state = target
                 row.clear()
-            return len(found)
+            followers = self._left_behind(batch_id) if cause is not None else []
+            for row in followers:
+                row.state = target
+                row.clear()
+            return len(found) + len(followers)
+
+    def _left_behind(self, batch_id: str) -> list[MemoryRow]:
+        broken = [r for r in self._rows(batch_id, RowState.FAILED) if r.cause == Cause.CONVERSATION_BROKEN.value]
+        again = {r.new.conversation: r.new.position for r in reversed(self._rows(batch_id, RowState.PENDING))}
+        return [r for r in broken if again.get(r.new.conversation, r.new.position) < r.new.position]
 
     def results(self, batch_id: str) -> Iterator[RowResult]:
         with self.snapshot(batch_id) as rows:
@@ -370,127 +309,3 @@ class MemoryStore:
 
 def _is_due(due_at: float | None, now: float) -> bool:
     return due_at is not None and (due_at <= now or due_at > now + FAR_AHEAD)
-
-
-def _intend(batch: _Batch, row: _Row, record: Intend) -> bool:
-    sources, target = ROW_MOVES[RowMove.START]
-    if row.state not in sources or row.tries != record.key.number - 1:
-        return False
-    row.clear()
-    row.run_id = None
-    row.state, row.tries = target, record.key.number
-    place = (record.key.position, record.key.number)
-    batch.attempts[place] = _Attempt(record.key, record.slot, record.user, record.sent_at)
-    return True
-
-
-def _end_or_go_on(attempt: _Attempt, row: _Row, record: Attach | Lose | Ask | Finish | Refuse | GiveUp) -> bool:
-    """The attempt moves, and its row with it unless the row has gone on to a newer attempt; or neither does."""
-    sources, target = ATTEMPT_MOVES[_attempt_move(record)]
-    row_sources, row_target = _row_move(attempt, row, record)
-    is_latest = row.tries == record.key.number
-    if attempt.state not in sources or (is_latest and row.state not in row_sources):
-        return False
-    attempt.state = target
-    _note(attempt, record)
-    if is_latest:
-        _change_row(row, attempt, record, row_target)
-    return True
-
-
-def _attempt_move(record: Attach | Lose | Ask | Finish | Refuse | GiveUp) -> AttemptMove:
-    match record:
-        case Attach():
-            return AttemptMove.ATTACH
-        case Lose():
-            return AttemptMove.LOSE
-        case Ask():
-            return AttemptMove.ASK
-        case Finish():
-            return AttemptMove.FINISH
-        case Refuse():
-            return AttemptMove.REFUSE
-        case GiveUp():
-            return AttemptMove.GIVE_UP
-
-
-def _row_move(
-    attempt: _Attempt, row: _Row, record: Attach | Lose | Ask | Finish | Refuse | GiveUp
-) -> tuple[frozenset[RowState], RowState]:
-    match record:
-        case Attach() if attempt.state is AttemptState.INDETERMINATE:
-            return frozenset({RowState.UNKNOWN}), RowState.RUNNING
-        case Ask():
-            return ROW_MOVES[RowMove.ASK]
-        case Attach() | Lose():
-            return frozenset({row.state}), row.state
-        case Finish():
-            return ROW_MOVES[record.move]
-        case Refuse():
-            return ROW_MOVES[record.move or RowMove.PUT_BACK]
-        case GiveUp():
-            return ROW_MOVES[RowMove.LOSE]
-
-
-def _note(attempt: _Attempt, record: Attach | Lose | Ask | Finish | Refuse | GiveUp) -> None:
-    match record:
-        case Attach():
-            _note_ids(attempt, record)
-            attempt.ahead = record.ahead
-        case Finish():
-            _note_ids(attempt, record.outcome)
-            attempt.outcome = record.outcome
-        case Ask():
-            _note_ids(attempt, record.outcome)
-            attempt.cause, attempt.outcome = record.cause, record.outcome
-        case _:
-            attempt.cause = record.cause
-
-
-def _note_ids(attempt: _Attempt, told: Attach | Outcome) -> None:
-    attempt.run_id = _newer(told.run_id, attempt.run_id)
-    attempt.task_id = _newer(told.task_id, attempt.task_id)
-    attempt.message_id = _newer(told.message_id, attempt.message_id)
-    attempt.conversation_id = _newer(told.conversation_id, attempt.conversation_id)
-
-
-def _newer(new: str | None, known: str | None) -> str | None:
-    return known if new is None else new
-
-
-def _change_row(
-    row: _Row, attempt: _Attempt, record: Attach | Lose | Ask | Finish | Refuse | GiveUp, target: RowState
-) -> None:
-    match record:
-        case Attach() if target is not row.state:
-            row.cause = row.error = None
-        case Ask():
-            _keep_spent(row, attempt, record)
-            row.asks = _newer(record.outcome.asks, row.asks)
-            row.cause, row.error, row.due_at = record.cause, None, None
-        case Finish():
-            _keep_outcome(row, attempt, record)
-        case Refuse():
-            row.refused += 0 if record.counts else 1
-            row.due_at = record.due_at
-            if target is not RowState.PENDING:
-                row.cause, row.error = record.cause, record.error
-        case GiveUp():
-            row.cause, row.error, row.run_id = record.cause, record.error, attempt.run_id
-        case _:
-            pass
-    row.state = target
-
-
-def _keep_outcome(row: _Row, attempt: _Attempt, record: Finish) -> None:
-    outcome = record.outcome
-    _keep_spent(row, attempt, record)
-    row.outputs, row.error, row.cause, row.asks = outcome.outputs, outcome.error, record.cause, None
-    row.due_at = record.due_at
-
-
-def _keep_spent(row: _Row, attempt: _Attempt, record: Ask | Finish) -> None:
-    outcome = record.outcome
-    row.tokens = bounded_tokens(outcome.tokens)
-    row.seconds = outcome.seconds if record.seconds is None else record.seconds
-    row.price, row.currency, row.run_id = outcome.price, outcome.currency, attempt.run_id

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, literal_column, select, text
+from sqlalchemy import ColumnElement, and_, exists, func, literal_column, select, text
 
 from rowmill.domain.batch import UNFINISHED, AttemptState, BatchState, RowState, Settings
+from rowmill.domain.causes import Cause
+from rowmill.domain.conversation import Before
 from rowmill.domain.form import Mode, form_from_json, form_to_json
 from rowmill.domain.mapping import Mapping
 from rowmill.domain.money import sum_prices
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from decimal import Decimal
 
-    from sqlalchemy import ColumnElement, Connection, Select
+    from sqlalchemy import Connection, Select
 
     from rowmill.domain.cell import Cell
 
@@ -156,7 +158,38 @@ def read_causes(conn: Connection, batch_id: str) -> list[tuple[str, RowState, in
     return [(cause, RowState(state), found) for cause, state, found in conn.execute(query)]
 
 
-_JOB = (rows.c.position, rows.c.inputs, rows.c.tries, rows.c.refused)
+_turns = rows.alias("turns")
+_before = rows.alias("before")
+_same_talk = and_(_turns.c.batch_id == rows.c.batch_id, _turns.c.conversation == rows.c.conversation)
+_first = select(func.min(_turns.c.position)).where(_same_talk).correlate(rows).scalar_subquery()
+_last_before = select(func.max(_turns.c.position)).where(_same_talk, _turns.c.position < rows.c.position)
+
+_JOB: tuple[ColumnElement[Any], ...] = (
+    rows.c.position,
+    rows.c.inputs,
+    rows.c.tries,
+    rows.c.refused,
+    rows.c.conversation,
+    _first.label("first_turn"),
+    _before.c.state.label("before_state"),
+    _before.c.due_at.is_(None).label("before_undue"),
+    _before.c.conversation_id.label("before_talk"),
+)
+# The turn before a row's own is found by its position in the conversation, not by going through all of them.
+_ROWS = rows.outerjoin(
+    _before,
+    and_(
+        _before.c.batch_id == rows.c.batch_id,
+        _before.c.position == _last_before.correlate(rows).scalar_subquery(),
+    ),
+)
+
+
+def _job(position: int, inputs: Any, tries: int, refused: int, talk: str | None, *turn: Any) -> RowJob:
+    first, state, undue, conversation_id = turn
+    asks = state == RowState.WAITING.value and bool(undue)
+    before = None if state is None else Before(RowState(state), asks, conversation_id)
+    return RowJob(position, inputs, tries, refused, talk, first, before)
 
 
 def read_startable(
@@ -167,15 +200,40 @@ def read_startable(
     below_too = [] if until is None else [rows.c.position + literal_column("0") < until]
     jobs: list[RowJob] = []
     for due in (rows.c.due_at <= now, rows.c.due_at > now + FAR_AHEAD):
-        waiting = select(*_JOB).where(rows.c.batch_id == batch_id, _WAITING, due, *below_too)
+        waiting = select(*_JOB).select_from(_ROWS).where(rows.c.batch_id == batch_id, _WAITING, due, *below_too)
         jobs += _jobs(conn, waiting.order_by(rows.c.due_at, rows.c.position).limit(limit - len(jobs)))
     is_pending = rows.c.state == RowState.PENDING.value
-    pending = select(*_JOB).where(rows.c.batch_id == batch_id, is_pending, rows.c.position > after, *below)
+    mine = (rows.c.batch_id == batch_id, is_pending, rows.c.position > after, *below)
+    pending = select(*_JOB).select_from(_ROWS).where(*mine)
     return jobs + _jobs(conn, pending.order_by(rows.c.position).limit(limit - len(jobs)))
 
 
 def _jobs(conn: Connection, query: Select[Any]) -> list[RowJob]:
-    return [RowJob(*row) for row in conn.execute(query)]
+    return [_job(*row) for row in conn.execute(query)]
+
+
+def read_next_turns(
+    conn: Connection, batch_id: str, turns: Sequence[tuple[str, int]], until: int | None
+) -> list[RowJob]:
+    below = [] if until is None else [rows.c.position < until]
+    jobs: list[RowJob] = []
+    for conversation, position in turns:
+        behind = (_turns.c.batch_id == batch_id, _turns.c.conversation == conversation, _turns.c.position > position)
+        following = select(func.min(_turns.c.position)).where(*behind).scalar_subquery()
+        mine = (rows.c.batch_id == batch_id, rows.c.position == following, rows.c.state == RowState.PENDING.value)
+        jobs += _jobs(conn, select(*_JOB).select_from(_ROWS).where(*mine, *below))
+    return jobs
+
+
+def left_behind(batch_id: str) -> tuple[ColumnElement[bool], ...]:
+    """Rows that were not sent for want of an earlier turn, which is to be run again."""
+    earlier = (_same_talk, _turns.c.position < rows.c.position, _turns.c.state == RowState.PENDING.value)
+    return (
+        rows.c.batch_id == batch_id,
+        rows.c.state == RowState.FAILED.value,
+        rows.c.cause == Cause.CONVERSATION_BROKEN.value,
+        exists(select(literal_column("1")).where(*earlier).correlate(rows)),
+    )
 
 
 def read_next_due(conn: Connection, batch_id: str, until: int | None) -> float | None:
@@ -193,7 +251,7 @@ _ITS_ROW = and_(rows.c.batch_id == attempts.c.batch_id, rows.c.position == attem
 def read_open_attempts(conn: Connection, batch_id: str) -> list[OpenAttempt]:
     query = (
         select(attempts, *_JOB)
-        .join(rows, _ITS_ROW)
+        .select_from(_ROWS.join(attempts, _ITS_ROW))
         .where(attempts.c.batch_id == batch_id, _OPEN, attempts.c.state != AttemptState.INDETERMINATE.value)
         .order_by(attempts.c.sent_at, attempts.c.position, attempts.c.number)
     )
@@ -206,7 +264,7 @@ _TO_CHECK = text(f"attempts.{TO_CHECK}")
 def read_to_check(conn: Connection, batch_id: str, after: int, limit: int) -> list[OpenAttempt]:
     query = (
         select(attempts, *_JOB)
-        .join(rows, and_(_ITS_ROW, rows.c.tries == attempts.c.number))
+        .select_from(_ROWS.join(attempts, and_(_ITS_ROW, rows.c.tries == attempts.c.number)))
         .where(attempts.c.batch_id == batch_id, _TO_CHECK, attempts.c.position > after)
         .order_by(attempts.c.position)
         .limit(limit)
@@ -221,7 +279,7 @@ def _open_attempt(row: Any) -> OpenAttempt:
         user=row[attempts.c.slot_user],
         slot=row[attempts.c.slot],
         sent_at=row[attempts.c.sent_at],
-        job=RowJob(*[row[column] for column in _JOB]),
+        job=_job(*[row[column] for column in _JOB]),
         run_id=row[attempts.c.run_id],
         task_id=row[attempts.c.task_id],
         ahead=row[attempts.c.ahead],
@@ -271,6 +329,7 @@ _RESULT: tuple[ColumnElement[Any], ...] = (
     rows.c.price,
     rows.c.currency,
     rows.c.asks,
+    rows.c.conversation_id,
 )
 
 

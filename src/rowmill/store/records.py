@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, bindparam, case, exists, func, insert, literal_column, null, or_, select, update
 
 from rowmill.domain.batch import ATTEMPT_MOVES, ROW_MOVES, AttemptMove, AttemptState, RowMove, RowState
-from rowmill.ports.store import Ask, Attach, Finish, GiveUp, Intend, Lose, Refuse
+from rowmill.ports.store import Ask, Attach, Break, Finish, GiveUp, Intend, Lose, Refuse
 from rowmill.store.bounds import bounded_tokens
 from rowmill.store.tables import attempts, rows
 from rowmill.store.text import pack
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Binds = dict[str, Any]
 Kind = tuple[type, RowMove | None]
 
-_RANK: dict[type, int] = {Intend: 0, Attach: 1, Lose: 2, Ask: 3, Finish: 4, Refuse: 5, GiveUp: 6}
+_RANK: dict[type, int] = {Intend: 0, Attach: 1, Lose: 2, Ask: 3, Finish: 4, Refuse: 5, GiveUp: 6, Break: 7}
 
 
 def apply_records(conn: Connection, records: Sequence[Record]) -> list[bool]:
@@ -64,6 +64,8 @@ def _in_order(run: dict[tuple[int, Kind], list[int]]) -> Iterator[list[int]]:
 
 
 def _apply_group(conn: Connection, plan: _Plan, binds: list[Binds]) -> Iterable[bool]:
+    if plan.is_wide:
+        return [plan.gate.run(conn, [bind]) > 0 for bind in binds]
     if len(binds) == 1:
         return [plan.apply_one(conn, binds[0])]
     savepoint = conn.begin_nested()
@@ -93,6 +95,8 @@ class _Prepared:
 class _Plan:
     gate: _Prepared
     follow: _Prepared | None
+    is_wide: bool = False
+    """one record may change many rows"""
 
     def go_on(self, conn: Connection, binds: list[Binds]) -> None:
         if self.follow is not None:
@@ -122,7 +126,8 @@ def _plan(kind: Kind, dialect: Dialect) -> _Plan:
     known = _plans.get((dialect.name, kind))
     if known is None:
         gate, follow = _statements(*kind)
-        known = _Plan(_prepare(gate, dialect), None if follow is None else _prepare(follow, dialect))
+        then = None if follow is None else _prepare(follow, dialect)
+        known = _Plan(_prepare(gate, dialect), then, is_wide=kind[0] is Break)
         _plans[dialect.name, kind] = known
     return known
 
@@ -140,6 +145,8 @@ def _statements(kind: type, move: RowMove | None) -> tuple[Update, Update | Inse
         return _ATTACH, _FOUND_AGAIN
     if kind is Lose:
         return _LOSE, None
+    if kind is Break:
+        return _BREAK, None
     if kind is GiveUp:
         return _gate(AttemptMove.GIVE_UP, RowMove.LOSE, cause=_p("cause"), error=_p("error")), _LOSE_ROW
     if kind is Ask:
@@ -196,6 +203,7 @@ def _row_update(move: RowMove, **values: Any) -> Update:
 
 
 _run_of_attempt = select(attempts.c.run_id).where(_this_attempt).scalar_subquery()
+_talk_of_attempt = select(attempts.c.conversation_id).where(_this_attempt).scalar_subquery()
 
 _START_ROW = (
     update(rows)
@@ -210,7 +218,18 @@ _START_ROW = (
         due_at=null(),
         run_id=null(),
         asks=null(),
+        conversation_id=null(),
     )
+)
+_turn = rows.alias("turn")
+_its_talk = select(_turn.c.conversation).where(
+    _turn.c.batch_id == _p("batch_id"), _turn.c.position == _p("position")
+)  # fmt: skip
+_BREAK = (
+    update(rows)
+    .where(rows.c.batch_id == _p("batch_id"), rows.c.conversation == _its_talk.scalar_subquery())
+    .where(rows.c.position >= _p("position"), _state_in(rows, ROW_MOVES[RowMove.BREAK][0]))
+    .values(state=_word(ROW_MOVES[RowMove.BREAK][1]), cause=_p("cause"))
 )
 _INSERT_ATTEMPT = insert(attempts).values(
     batch_id=_p("batch_id"),
@@ -245,6 +264,7 @@ _FINISHED: Binds = {
     "outputs": _p("outputs"),
     "due_at": _p("due_at"),
     "run_id": func.coalesce(_p("run_id"), _run_of_attempt),
+    "conversation_id": func.coalesce(_p("conversation_id"), _talk_of_attempt),
     "asks": null(),
 }
 _ENDED_IDS: Binds = {
@@ -259,6 +279,7 @@ _ASKS: Binds = {
     "error": null(),
     "due_at": null(),
     "run_id": func.coalesce(_p("run_id"), _run_of_attempt),
+    "conversation_id": func.coalesce(_p("conversation_id"), _talk_of_attempt),
     "asks": func.coalesce(_p("asks"), rows.c.asks),
 }
 
@@ -284,7 +305,7 @@ def _binds(record: Record) -> Binds:
             ids = ("run_id", "task_id", "workflow_id", "message_id", "conversation_id")
             known = {f"p_{name}": pack(getattr(record, name)) for name in ids}
             return {**_key(key), **known, "p_ahead": record.ahead}
-        case Lose(key, cause):
+        case Lose(key, cause) | Break(key, cause):
             return {**_key(key), "p_cause": pack(cause)}
         case Ask():
             return {**_outcome_binds(record), "p_asks": pack(record.outcome.asks)}

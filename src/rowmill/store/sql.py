@@ -143,6 +143,7 @@ class SqlStore:
                 "state": (RowState.SKIPPED if row.blank else RowState.PENDING).value,
                 "inputs": row.inputs,
                 "cells": row.cells,
+                "conversation": row.conversation,
             }
             for row in rows
         ]
@@ -199,6 +200,10 @@ class SqlStore:
         with self._reading() as conn:
             return reading.read_startable(conn, batch_id, now, after, limit, until)
 
+    def next_turns(self, batch_id: str, turns: Sequence[tuple[str, int]], until: int | None) -> list[RowJob]:
+        with self._reading() as conn:
+            return reading.read_next_turns(conn, batch_id, turns, until)
+
     def next_due(self, batch_id: str, until: int | None = None) -> float | None:
         with self._reading() as conn:
             return reading.read_next_due(conn, batch_id, until)
@@ -254,7 +259,11 @@ class SqlStore:
         again = update(rows_table).where(*which)
         cleared = dict.fromkeys(("error", "cause", "outputs", "due_at", "asks"))
         with self._writing() as conn:
-            return conn.execute(again.values(state=target.value, **cleared)).rowcount
+            count = conn.execute(again.values(state=target.value, **cleared)).rowcount
+            if cause is not None:
+                followers = update(rows_table).where(*reading.left_behind(batch_id))
+                count += conn.execute(followers.values(state=target.value, **cleared)).rowcount
+            return count
 
     def results(self, batch_id: str) -> Iterator[RowResult]:
         with self.snapshot(batch_id) as rows_:

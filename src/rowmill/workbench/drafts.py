@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import BatchMove, BatchState, Settings
 from rowmill.domain.checks import CheckReport, RowCheck
+from rowmill.domain.conversation import conversation_of
 from rowmill.domain.errors import RowmillError, SheetError
 from rowmill.domain.mapping import Mapping, make_mapping
 from rowmill.domain.problem import Problem, Severity
@@ -135,7 +136,8 @@ def _check_row(
     report.add_row(checked)
     for problem in checked.problems:
         sink(problem)
-    return NewRow(position, row.number, row.cells, checked.inputs, checked.blank)
+    talk = conversation_of(checked.inputs)
+    return NewRow(position, row.number, row.cells, checked.inputs, checked.blank, talk)
 
 
 def _pages(order: Order, sheet: OpenSheet) -> Iterator[list[tuple[int, SheetRow]]]:

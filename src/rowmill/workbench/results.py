@@ -26,6 +26,8 @@ REST = "more_outputs"
 
 # A column of its own only where some row waits for a person.
 ASKS = "asks"
+# Only for chat apps.
+TALK = "conversation_id"
 
 
 def check_target(path: Path, sheet: Path | None = None) -> None:
@@ -76,6 +78,7 @@ def result_line(row: RowResult) -> bytes:
         "seconds": row.seconds,
         "attempts": row.attempts,
         "run_id": row.run_id,
+        "conversation_id": row.conversation_id,
         "asks": json.loads(row.asks) if row.asks else None,
     }
     # A line end inside JSON can only be white space between tokens.
@@ -102,18 +105,23 @@ def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[
     count = 0
     with tools.store.snapshot(batch.id) as rows:
         outputs = _output_columns(rows)
-        service = (*SERVICE_COLUMNS, ASKS) if tools.store.counts(batch.id).asking else SERVICE_COLUMNS
+        service = _service(tools, batch)
         headers = _headers(batch.headers, outputs, [words(f"column.{name}") for name in service])
         writer = tools.open_table(path, headers, words("results.sheet"))
         try:
             for row in rows:
-                writer.write(_cells(row, len(batch.headers), outputs, words)[: len(headers)])
+                writer.write(_cells(row, len(batch.headers), outputs, service, words))
                 count += row.state is not RowState.SKIPPED
             writer.finish()
         except BaseException:
             writer.abandon()
             raise
     return count
+
+
+def _service(tools: Tools, batch: BatchRecord) -> list[str]:
+    talk = [TALK] if batch.app.mode.is_chat else []
+    return [*SERVICE_COLUMNS, *talk, *([ASKS] if tools.store.counts(batch.id).asking else [])]
 
 
 def _output_columns(rows: Iterable[RowResult]) -> list[str]:
@@ -142,18 +150,29 @@ def _headers(sheet: tuple[str, ...], outputs: list[str], service: list[str]) -> 
     return headers
 
 
-def _cells(row: RowResult, width: int, outputs: list[str], words: Callable[[str], str]) -> list[Cell]:
+def _cells(
+    row: RowResult, width: int, outputs: list[str], service: list[str], words: Callable[[str], str]
+) -> list[Cell]:
     own: list[Cell] = [*row.cells, *([None] * (width - len(row.cells)))]
     if row.state is RowState.SKIPPED:
         return own
     flat = _flat(row)
-    state = words(f"state.{row.state.value}")
-    asks = JsonCell(json.loads(row.asks)) if row.asks else None
-    told: list[Cell] = [row.tokens, row.price, row.currency, _rounded(row.seconds), row.attempts, row.run_id, asks]
-    service: list[Cell] = [state, row.error, row.cause, *told]
+    told: dict[str, Cell] = {
+        "status": words(f"state.{row.state.value}"),
+        "error": row.error,
+        "cause": row.cause,
+        "tokens": row.tokens,
+        "price": row.price,
+        "currency": row.currency,
+        "seconds": _rounded(row.seconds),
+        "attempts": row.attempts,
+        "run_id": row.run_id,
+        TALK: row.conversation_id,
+        ASKS: JsonCell(json.loads(row.asks)) if row.asks else None,
+    }
     if outputs and outputs[-1] == REST and REST not in flat:
         flat[REST] = JsonCell({name: to_json(cell) for name, cell in flat.items() if name not in set(outputs)})
-    return [*own, *(flat.get(name) for name in outputs), *service]
+    return [*own, *(flat.get(name) for name in outputs), *(told[name] for name in service)]
 
 
 def _rounded(seconds: float | None) -> float | None:
