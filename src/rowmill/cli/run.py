@@ -256,13 +256,15 @@ def _resume(job: Job, batch_id: str, sheet: Path | None, base_url: str | None, c
     if base_url is not None and tidy_url(base_url) != batch.app.base_url:
         raise UsageError("resume_other_url", batch=batch.id, url=batch.app.base_url)
     counts = job.workbench.batches.counts(batch.id)
-    if counts.asking or counts.of(RowState.UNKNOWN):
+    to_check = bool(counts.asking or counts.of(RowState.UNKNOWN))
+    if to_check or batch.state in UNFINISHED:
         batch = ready(job, batch)
+    if to_check:
         check_again(job, batch)
     if batch.state not in UNFINISHED:
         job.session.tell("already_done", batch=batch.id, state=job.session.say(f"batch_state.{batch.state.value}"))
         return report(job, batch, None)
-    return _run_and_report(job, ready(job, batch), concurrency)
+    return _run_and_report(job, batch, concurrency)
 
 
 def check_again(job: Job, batch: BatchRecord) -> None:
