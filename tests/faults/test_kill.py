@@ -59,3 +59,32 @@ def test_kill_and_resume(tmp_path: Path, profile: str, hold: int) -> None:
     assert paid == answered, "a paid result was lost"
     assert all(row["outputs"]["query"] == row["inputs"]["query"] for row in rows if row["status"] == "succeeded")
     assert len(answered) + result["unknown"] == ROWS
+
+
+def test_kill_in_the_middle_of_conversations(tmp_path: Path) -> None:
+    """Which turn comes next, in which conversation of which user, is known from the rows alone."""
+    chance = random.Random(20261125)
+    talks, turns = 30, 4
+    sheet, data, target = tmp_path / "rows.csv", tmp_path / "data", tmp_path / "results.jsonl"
+    rows = [(talk, turn) for turn in range(turns) for talk in range(talks)]
+    sheet.write_text("conversation,query\n" + "".join(f"c{talk},{talk}:{turn}\n" for talk, turn in rows), "utf-8")
+    fake = FakeDify("1.14", latency_ms=30, jitter_ms=60, hold_ms=2, celery_slots=0)
+    with serve(fake) as server:
+        first = ["run", sheet, "--base-url", server.url, "-o", target, "--data-dir", data, "--yes", "--json", "-c", 6]
+        process, batch = rowmill(*first, cwd=tmp_path, key="app-chatflow", ROWMILL_LOST_WINDOW="3"), ""
+        for _ in range(6):
+            wait_for_runs(fake, chance.randint(5, 20), process)
+            if process.poll() is not None:
+                break
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            batch = batch or batches(data, tmp_path)[0]["id"]
+            resume = ["run", "--resume", batch, "-o", target, "--data-dir", data, "--json", "-c", 6]
+            process = rowmill(*resume, cwd=tmp_path, key="app-chatflow")
+        result = answer(process)
+    assert (result["total"], result["succeeded"]) == (talks * turns, talks * turns)
+    asked: dict[str | None, list[str]] = {}
+    for run in fake.ledger.runs:
+        asked.setdefault(run.conversation_id, []).append(run.query)
+    assert sorted(asked.values()) == sorted([[f"{talk}:{turn}" for turn in range(turns)] for talk in range(talks)])
+    assert all(row["outputs"]["answer"] == f"echo: {row['inputs']['sys.query']} name=" for row in lines(target))

@@ -11,7 +11,7 @@ import typer
 from typer import rich_utils
 from typer.exceptions import TyperException
 
-from rowmill.cli import control, fake, reading, run
+from rowmill.cli import check, control, fake, reading, run
 from rowmill.cli.session import BAD_USE, INTERRUPTED, OK, Session
 from rowmill.domain.errors import RowmillError
 from rowmill.texts import Speech, language
@@ -28,6 +28,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "show": reading.show,
     "export": reading.export,
     "retry": run.retry,
+    "check": check.check,
     "pause": control.pause,
     "stop": control.stop,
     "resume": control.resume,

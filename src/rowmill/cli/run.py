@@ -42,8 +42,8 @@ CauseName = Annotated[str | None, typer.Option("--cause", metavar="CAUSE", help=
 
 # Why a batch pauses before anything was run: it was set up wrongly, so the exit says "bad configuration".
 _SETUP_CAUSES = {
-    Cause.BAD_KEY, Cause.FORBIDDEN, Cause.WRONG_MODE, Cause.UNPUBLISHED, Cause.VERSION_GONE, Cause.NOT_DIFY,
-    Cause.REDIRECTED, Cause.MODEL_SETUP, Cause.NOT_FOUND,
+    Cause.BAD_KEY, Cause.FORBIDDEN, Cause.WRONG_MODE, Cause.UNPUBLISHED, Cause.VERSION_GONE, Cause.VERSION_REFUSED,
+    Cause.NOT_DIFY, Cause.REDIRECTED, Cause.MODEL_SETUP, Cause.NOT_FOUND,
 }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def run(
         max_seconds=None if max_minutes is None else 60 * max_minutes,
         retries=retries,
     )
-    target = output or (_default_output(sheet) if sheet is not None else None)
+    target = output or (default_output(sheet) if sheet is not None else None)
     if target is not None:
         check_target(target, sheet)
     if resume is None and (sheet is None or base_url is None):
@@ -116,7 +116,7 @@ def run(
     key = key_from(session, api_key, settings, needed=resume is None)
     with open_runner(settings) as (workbench, engine):
         if target is None:
-            target = _default_output(Path(workbench.batches.find(resume or "").sheet_path))
+            target = default_output(Path(workbench.batches.find(resume or "").sheet_path))
         job = Job(session, settings, workbench, engine, key, target, yes, sample)
         if resume is not None:
             code = _resume(job, resume, sheet, base_url, changes)
@@ -157,10 +157,10 @@ def retry(
         check_target(output)
     with open_runner(settings) as (workbench, engine):
         batch = workbench.batches.find(batch_id)
-        target = output or _default_output(Path(batch.sheet_path))
+        target = output or default_output(Path(batch.sheet_path))
         check_target(target, Path(batch.sheet_path))
         job = Job(session, settings, workbench, engine, key, target, yes)
-        batch = _ready(job, batch)
+        batch = ready(job, batch)
         count = _put_back(job, batch, _which(job, batch, cause, rows, pairs("--set", sets)))
         if count == 0:
             session.tell("retry_none", batch=batch.id)
@@ -190,7 +190,7 @@ def _put_back(job: Job, batch: BatchRecord, again: Again) -> int:
     return count
 
 
-def _default_output(sheet: Path) -> Path:
+def default_output(sheet: Path) -> Path:
     return Path(f"{sheet.stem}-results.xlsx")
 
 
@@ -246,6 +246,8 @@ def guarantee_code(info: AppInfo) -> str:
         return "guarantee.full"
     if recovery.by_user:
         return "guarantee.late"
+    if recovery.by_message:
+        return "guarantee.chatflow" if recovery.by_run_id else "guarantee.by_message"
     return "guarantee.by_id" if recovery.by_run_id else "guarantee.none"
 
 
@@ -299,13 +301,23 @@ def _resume(job: Job, batch_id: str, sheet: Path | None, base_url: str | None, c
         raise UsageError("resume_other_sheet", batch=batch.id, sheet=batch.sheet_path, given=str(sheet))
     if base_url is not None and tidy_url(base_url) != batch.app.base_url:
         raise UsageError("resume_other_url", batch=batch.id, url=batch.app.base_url)
+    counts = job.workbench.batches.counts(batch.id)
+    if counts.asking or counts.of(RowState.UNKNOWN):
+        batch = ready(job, batch)
+        check_again(job, batch)
     if batch.state not in UNFINISHED | IDLE:
         job.session.tell("already_done", batch=batch.id, state=job.session.say(f"batch_state.{batch.state.value}"))
-        return _report(job, batch, None)
-    return _run_and_report(job, _ready(job, batch), changes)
+        return report(job, batch, None)
+    return _run_and_report(job, ready(job, batch), changes)
 
 
-def _ready(job: Job, batch: BatchRecord) -> BatchRecord:
+def check_again(job: Job, batch: BatchRecord) -> None:
+    """Look once more at rows that are unknown or wait for a person: they may have ended meanwhile."""
+    checked = run_loop(job.workbench.batches.check(job.engine, batch, api_key=job.key))
+    job.session.tell("checked", looked=checked.looked, ended=checked.ended)
+
+
+def ready(job: Job, batch: BatchRecord) -> BatchRecord:
     """The batch, once its app was seen to be there and its key to be good."""
     return run_loop(job.workbench.batches.refresh(batch, job.key))  # type: ignore[no-any-return]
 
@@ -318,13 +330,13 @@ def _run_and_report(job: Job, batch: BatchRecord, changes: dict[str, Any]) -> in
     if changes:
         batch = replace(batch, settings=replace(batch.settings, **changes))
     if batch.state not in UNFINISHED | IDLE:
-        return _report(job, batch, None)
+        return report(job, batch, None)
     until = job.workbench.batches.sample_end(batch.id, job.sample) if job.sample else None
     job.session.tell("batch_started", batch=batch.id)
     watched = run_loop(watch(job.session, job.workbench, job.engine, batch, api_key=job.key, until=until))
     if until is not None and _goes_on(job, batch, watched):
         watched = run_loop(watch(job.session, job.workbench, job.engine, batch, api_key=job.key))
-    return _report(job, batch, watched)
+    return report(job, batch, watched)
 
 
 def _goes_on(job: Job, batch: BatchRecord, watched: Watched) -> bool:
@@ -338,13 +350,15 @@ def _goes_on(job: Job, batch: BatchRecord, watched: Watched) -> bool:
     return job.session.interactive and not job.yes and typer.confirm(job.session.say("ask_rest", rows=left))
 
 
-def _report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
+def report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
     session, workbench = job.session, job.workbench
     batch = workbench.batches.find(batch.id)
     workbench.export(batch, job.output, session.say)
     counts = workbench.batches.counts(batch.id)
     seconds = watched.seconds if watched else 0.0
-    session.answer(summary_json(batch, counts, workbench.batches.output_files(batch.id), seconds, job.output))
+    batches = workbench.batches
+    prices, files = batches.prices(batch.id), batches.output_files(batch.id)
+    session.answer(summary_json(batch, counts, prices, files, seconds, job.output))
     if not session.json:
         show_summary(session, workbench, batch, job.output, seconds)
     return _exit_code(batch, watched, counts.of(RowState.SUCCEEDED), counts.total, counts.done, sample=bool(job.sample))

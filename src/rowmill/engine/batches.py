@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from rowmill.ports.clock import Clock, Timer
     from rowmill.ports.dify import DifyApp, Recovery
     from rowmill.ports.files import Shelf
-    from rowmill.ports.store import BatchRecord, SentMarks, Store, Wish
+    from rowmill.ports.sent import SentMarks
+    from rowmill.ports.store import BatchRecord, Store, Wish
 
 # Reasons that are no cause of failure: why a batch stands still although nothing is wrong.
 INTERRUPTED = "interrupted"
