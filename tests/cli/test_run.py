@@ -28,7 +28,23 @@ def cells(path: str) -> list[tuple]:
 
 
 SUMMARY = {"batch", "total", "succeeded", "partial", "failed", "unknown", "stopped", "tokens", "seconds", "output"}
-LINE = {"row", "status", "cells", "inputs", "outputs", "error", "cause", "tokens", "seconds", "attempts", "run_id"}
+LINE = {
+    "row",
+    "status",
+    "cells",
+    "inputs",
+    "outputs",
+    "error",
+    "cause",
+    "tokens",
+    "price",
+    "currency",
+    "seconds",
+    "attempts",
+    "run_id",
+    "asks",
+    "conversation_id",
+}
 
 
 def test_run_to_jsonl(rowmill: Caller, dify: Serving, folder: Path) -> None:
@@ -253,7 +269,8 @@ def test_doctor(rowmill: Caller, dify: Serving) -> None:
     assert called.code == 0
     assert "Dify 1.14.2" in called.out
     told = rowmill("doctor", "--base-url", dify.url, "--json").json
-    assert told["recovery"] == {"by_run_id": True, "by_user": True, "from_start": True, "silent_refusals": True}
+    full = {"by_run_id": True, "by_user": True, "from_start": True, "by_message": False, "silent_refusals": True}
+    assert told["recovery"] == full
 
 
 def test_old_version_is_warned_of(rowmill: Caller, folder: Path) -> None:

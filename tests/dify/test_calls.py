@@ -11,10 +11,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from rowmill.dify.client import DifyClient, is_http_url
-from rowmill.domain.batch import RunStatus
+from rowmill.dify.talk import read_conversation, read_said
+from rowmill.domain.batch import Outcome, RunStatus
 from rowmill.domain.form import Mode
 from rowmill.domain.verdict import Failure, FailureKind
-from rowmill.ports.dify import Attached, Finished, LoggedRun, RunDetail, Uploaded
+from rowmill.ports.dify import Attached, Conversation, Finished, LoggedRun, RunDetail, Uploaded
+from tests.dify.recordings import FOLDER
+from tests.dify.recordings import read as read_recording
 from tests.dify.wire import (
     END,
     FINISHED,
@@ -47,6 +50,8 @@ CALLS: dict[str, Call] = {
     "logs": lambda c: c.logs(),
     "runs_of": lambda c: c.runs_of("u1", 0),
     "run_detail": lambda c: c.run_detail("run-1"),
+    "conversations": lambda c: c.conversations("u1"),
+    "messages": lambda c: c.messages("c-1", "u1"),
     "upload": lambda c: c.upload("a.txt", b"x", "text/plain", "u1"),
     "stop": lambda c: c.stop("task-1", "u1"),
 }
@@ -348,3 +353,76 @@ async def test_an_upload_without_an_id(answer: dict[str, Any]) -> None:
 )
 def test_is_http_url(text: str, fine: bool) -> None:
     assert is_http_url(text) is fine
+
+
+# ── conversations ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def recorded(name: str) -> bytes:
+    found = read_recording(FOLDER / "1.14.2" / f"{name}.txt")
+    assert found is not None
+    return found.answer
+
+
+async def test_recorded_conversations() -> None:
+    async with serving(reply(200, recorded("15-chat-conversations"))) as wire, client_of(wire, Mode.CHATFLOW) as client:
+        found = await client.conversations("u1")
+    assert found == [
+        Conversation("1f5173cd-759c-4886-a01c-c2f1d6d86874", 1795471118.0),
+        Conversation("8e955190-d547-4dee-a7f5-f3bbaaaf3006", 1795471117.0),
+    ]
+    assert parse_qs(urlsplit(wire.requests[0].split()[1].decode()).query) == {"user": ["u1"], "limit": ["100"]}
+
+
+async def test_recorded_messages() -> None:
+    place = "1f5173cd-759c-4886-a01c-c2f1d6d86874"
+    async with serving(reply(200, recorded("15-chat-messages-list"))) as wire, client_of(wire, Mode.CHATFLOW) as client:
+        first, second = await client.messages(place, "u1")
+    assert (first.message_id, first.query, first.inputs) == (
+        "edb0c184-7bcf-40a5-a436-9f3f2c02debf",
+        "hi there",
+        {"name": "bob"},
+    )
+    assert second.outcome == Outcome(
+        RunStatus.SUCCEEDED,
+        '{"answer": "echo: second name=carol"}',
+        message_id="552c24ea-d187-4546-b193-dd755c7d0874",
+        conversation_id=place,
+    )
+    assert {"conversation_id=" + place, "user=u1"} <= set(wire.requests[0].split()[1].decode().split("?")[1].split("&"))
+
+
+MESSAGE = {"id": "m", "conversation_id": "c", "query": "q", "answer": "a", "status": "normal", "created_at": 5}
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "error"),
+    [
+        (MESSAGE, RunStatus.SUCCEEDED, None),
+        (MESSAGE | {"answer": ""}, None, None),
+        (MESSAGE | {"answer": None}, None, None),
+        (MESSAGE | {"status": "paused"}, None, None),
+        (MESSAGE | {"status": "levitating"}, None, None),
+        (MESSAGE | {"status": "error", "error": "boom"}, RunStatus.FAILED, "boom"),
+        (MESSAGE | {"error": "boom"}, RunStatus.FAILED, "boom"),
+        (MESSAGE | {"status": "error", "answer": "half"}, RunStatus.FAILED, None),
+    ],
+)
+def test_what_is_saved_of_an_answer(line: dict[str, Any], status: RunStatus | None, error: str | None) -> None:
+    said = read_said(line)
+    assert said is not None
+    assert (said.outcome and said.outcome.status, said.outcome and said.outcome.error) == (status, error)
+    assert (said.message_id, said.conversation_id, said.query, said.created_at) == ("m", "c", "q", 5.0)
+
+
+@pytest.mark.parametrize("line", [None, 7, [], {}, {"id": ""}])
+async def test_lines_that_are_none(line: Any) -> None:
+    assert read_said(line) is read_conversation(line) is None
+    async with serving(reply(200, {"data": line})) as wire, client_of(wire, Mode.CHAT) as client:
+        assert await client.conversations("u") == await client.messages("c", "u") == []
+
+
+async def test_a_conversation_that_this_user_does_not_have() -> None:
+    gone = {"code": "not_found", "message": "Conversation Not Exists.", "status": 404}
+    async with serving(reply(404, gone)) as wire, client_of(wire, Mode.CHAT) as client:
+        assert await client.messages("c", "u") == []

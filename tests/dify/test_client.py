@@ -127,6 +127,15 @@ async def test_a_connection_that_does_not_come_about_in_time(deadlines: Deadline
         assert (await w.failure_of(client.info())).code == "no_answer"
 
 
+async def test_a_name_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(*args: Any, **options: Any) -> Any:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(aiohttp.TCPConnector, "_resolve_host", silent)
+    async with client_of("http://dify.example/v1", deadlines=replace(PATIENT, connect=0.1)) as client:
+        assert await run(client) == ([], Failure(NOT_SENT, "connection_refused"))
+
+
 async def test_a_key_that_no_header_can_carry() -> None:
     async with serving(WHOLE) as wire, DifyClient(wire.url, "app-x\r\nX-Evil: 1", deadlines=PATIENT) as client:
         events, failure = await run(client)

@@ -319,6 +319,18 @@ def node(price: Any, node_id: Any = None, currency: Any = "USD") -> dict[str, An
     )
 
 
+def inner(node_id: str, *, loop: bool = False) -> dict[str, Any]:
+    told = node("0.1", node_id)
+    told["data"] |= {"node_type": "llm", "iteration_id": None if loop else "it", "loop_id": "lo" if loop else None}
+    return told
+
+
+def container(name: str, price: str, kind: str = "iteration") -> dict[str, Any]:
+    told = node(price, "it")
+    told["data"] |= {"node_id": "it", "node_type": kind}
+    return told | {"event": name}
+
+
 @pytest.mark.parametrize(
     ("nodes", "price", "currency"),
     [
@@ -330,6 +342,16 @@ def node(price: Any, node_id: Any = None, currency: Any = "USD") -> dict[str, An
         ([node(0.25, "a")], "0.25", "USD"),
         ([node("0.1", "a"), node(None, "b"), node("free", "c"), node("NaN", "d"), node("Infinity", "e")], "0.1", "USD"),
         ([event("node_finished", data={"execution_metadata": None}), event("node_finished")], None, None),
+        ([node("0.1", "a"), node("0.2", "b", "RMB")], None, None),
+        ([node("-1", "a"), node("0.1", "b")], "0.1", "USD"),
+        ([node("0.1", str(i)) for i in range(30)], "3.0", "USD"),
+        # An iteration's own price is that of its inner nodes, told once more [contract §6.4].
+        ([inner("a"), inner("b"), container("iteration_completed", "0.2")], "0.2", "USD"),
+        ([inner("a"), inner("b"), container("node_finished", "0.2")], "0.2", "USD"),
+        ([inner("a", loop=True), container("loop_completed", "0.1", "loop"), node("0.5", "c")], "0.6", "USD"),
+        ([container("node_finished", "0.2", "loop")], None, None),
+        # A node that was tried again tells its price when it has ended.
+        ([event("node_retry", data=node("0.1", "a")["data"]), node("0.1", "a")], "0.1", "USD"),
     ],
 )
 def test_prices_of_nodes(nodes: list[Any], price: str | None, currency: str | None) -> None:
@@ -395,6 +417,21 @@ def test_an_error_before_any_run(error: dict[str, Any], failure: Failure, mode: 
 def test_an_error_of_a_run(events: list[Any], error: str) -> None:
     outcome = only_outcome(read(events, Mode.CHATFLOW))
     assert (outcome.status, outcome.error) == (RunStatus.FAILED, error)
+
+
+@pytest.mark.parametrize("mode", [Mode.WORKFLOW, Mode.CHATFLOW, Mode.CHAT])
+def test_a_run_that_dify_left_alone_is_looked_for(mode: Mode) -> None:
+    start = said("half") if mode is Mode.CHAT else FLOW_START
+    text = "queue listening stopped unexpectedly."
+    with pytest.raises(DifyFailureError) as caught:
+        read([start, {"event": "error", "status": 400, "code": "invalid_param", "message": text}], mode)
+    assert caught.value.failure == Failure(FailureKind.CUT, "stream_ended", text)
+
+
+def test_the_code_of_an_error_is_kept() -> None:
+    error = event("error", CHAT, status=400, code="provider_quota_exceeded", message="Your quota is …")
+    assert only_outcome(read([said(""), error], Mode.CHAT)).code == "provider_quota_exceeded"
+    assert only_outcome(read([STARTED, event("error", message="boom")])).code is None
 
 
 # ── answers that are no stream ──────────────────────────────────────────────────────────────────────────────────
@@ -560,3 +597,54 @@ def test_any_answer_at_all(answer: dict[str, Any], mode: Mode) -> None:
     assert kind in (None, FailureKind.AMBIGUOUS)
     _, outcome = read_detail(json.dumps(answer["data"]).encode())
     check([] if outcome is None else [Finished(outcome)])
+
+
+# ── what a paused run asks for ──────────────────────────────────────────────────────────────────────────────────
+
+QUESTION = {
+    "form_id": "f-1", "node_id": "n-1", "node_title": "Approval", "form_content": "OK? 你好", "form_token": "tok",
+    "inputs": [{"type": "paragraph", "output_variable_name": "why"}], "actions": [{"id": "yes", "title": "Yes"}],
+    "resolved_default_values": {}, "expiration_time": 1780000000,
+}  # fmt: skip
+REASON = {"TYPE": "human_input_required", **QUESTION}
+
+
+def paused(**data: Any) -> dict[str, Any]:
+    return event("workflow_paused", data={"status": "paused", "outputs": {}, "total_tokens": 3, **data})
+
+
+@pytest.mark.parametrize(
+    ("events", "asks"),
+    [
+        ([paused(reasons=[REASON | {"display_in_ui": True}])], [REASON]),
+        ([event("human_input_required", data=QUESTION), paused(reasons=[REASON])], [REASON]),
+        ([event("human_input_required", data=QUESTION), paused()], [REASON]),
+        ([paused(reasons=[{"TYPE": "scheduled_pause", "message": "later"}])],
+         [{"TYPE": "scheduled_pause", "message": "later"}]),
+        ([paused(reasons=[REASON | {"form_token": None}])], [{k: v for k, v in REASON.items() if k != "form_token"}]),
+        ([paused(reasons=[])], None),
+        ([paused(reasons=[7, None])], None),
+        ([paused(reasons="x")], None),
+        ([paused()], None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("mode", [Mode.WORKFLOW, Mode.CHATFLOW])
+def test_what_a_paused_run_asks_for(events: list[Any], asks: Any, mode: Mode) -> None:
+    outcome = only_outcome(read([STARTED, *events], mode))
+    assert (outcome.status, outcome.run_id, outcome.tokens) == (RunStatus.PAUSED, "run-1", 3)
+    assert (json.loads(outcome.asks) if outcome.asks else None) == asks
+
+
+def test_a_blocking_run_asks_as_well() -> None:
+    data = FINISHED["data"] | {"status": "paused", "outputs": {}, "reasons": [REASON], "paused_nodes": ["n-1"]}
+    assert json.loads(blocking(RUN | {"data": data})[1].asks or "") == [REASON]
+    chat = CHAT | {"event": "workflow_paused", "data": data}
+    assert json.loads(blocking(chat, Mode.CHATFLOW)[1].asks or "") == [REASON]
+    assert blocking(RUN | {"data": FINISHED["data"] | {"reasons": [REASON]}})[1].asks is None
+
+
+def test_a_question_with_half_a_character_can_be_kept() -> None:
+    asks = only_outcome(read([STARTED, paused(reasons=[{"form_content": "\ud83d"}])])).asks
+    assert asks is not None
+    assert json.loads(asks) == [{"form_content": "\ud83d"}]
+    assert asks.encode()

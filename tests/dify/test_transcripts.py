@@ -10,7 +10,7 @@ import pytest
 from rowmill.dify.client import Deadlines, DifyClient
 from rowmill.dify.form import read_form
 from rowmill.domain.errors import DifyFailureError
-from rowmill.domain.form import Mode
+from rowmill.domain.form import SIDE_FIELDS, Mode
 from rowmill.domain.verdict import FailureKind
 from rowmill.ports.dify import Attached, Finished, Opened, RunRequest
 from tests.dify.recordings import Recording, all_recordings, replayed
@@ -227,5 +227,5 @@ def test_form(recording: Recording) -> None:
     mode = Mode.CHATFLOW if "chatflow" in recording.name else Mode.WORKFLOW
     form = read_form(recording.json, mode)
     declared = [next(iter(item.values()))["variable"] for item in recording.json["user_input_form"]]
-    assert [f.variable for f in form.fields if f.variable != "sys.query"] == declared
+    assert [f.variable for f in form.fields if f.variable not in SIDE_FIELDS] == declared
     assert (form.field("sys.query") is not None) == (mode is Mode.CHATFLOW)

@@ -33,6 +33,7 @@ def test_read_version(text: str | None, version: tuple[int, int, int]) -> None:
 NOTHING = Recovery(by_run_id=False, by_user=False, from_start=False)
 ID_ONLY = Recovery(by_run_id=True, by_user=False, from_start=False)
 LATE = Recovery(by_run_id=True, by_user=True, from_start=False)
+TALK = Recovery(by_run_id=False, by_user=False, from_start=False, by_message=True)
 FULL = Recovery(by_run_id=True, by_user=True, from_start=True)
 
 
@@ -50,10 +51,20 @@ FULL = Recovery(by_run_id=True, by_user=True, from_start=True)
         ("1.14.2", Mode.WORKFLOW, Recovery(True, True, True, silent_refusals=True)),
         ("1.15.0", Mode.WORKFLOW, FULL),
         ("2.0.0", Mode.WORKFLOW, FULL),
-        ("1.14.2", Mode.CHATFLOW, Recovery(True, False, False, silent_refusals=True)),
-        ("1.15.0", Mode.CHATFLOW, ID_ONLY),
-        ("1.15.0", Mode.CHAT, NOTHING),
-        ("1.14.2", Mode.AGENT_CHAT, NOTHING),
+        ("1.8.1", Mode.CHATFLOW, TALK),
+        ("1.11.4", Mode.CHATFLOW, Recovery(True, False, False, by_message=True)),
+        ("1.14.2", Mode.CHATFLOW, Recovery(True, False, False, by_message=True, silent_refusals=True)),
+        ("1.15.0", Mode.CHATFLOW, Recovery(True, False, False, by_message=True)),
+        ("1.17.0", Mode.CHATFLOW, Recovery(True, False, False, by_message=True)),
+        (None, Mode.CHATFLOW, NOTHING),
+        ("1.8.1", Mode.CHAT, TALK),
+        ("1.15.0", Mode.CHAT, TALK),
+        ("1.14.2", Mode.AGENT_CHAT, TALK),
+        ("1.16.1", Mode.AGENT_CHAT, TALK),
+        # A cut aborts the task there: what is saved then may be half an answer.
+        ("1.17.0", Mode.CHAT, NOTHING),
+        ("1.17.0", Mode.AGENT_CHAT, NOTHING),
+        (None, Mode.CHAT, NOTHING),
         ("1.15.0", Mode.COMPLETION, NOTHING),
     ],
 )
@@ -161,6 +172,8 @@ def test_no_fields(form: Any) -> None:
 @pytest.mark.parametrize("mode", list(Mode))
 def test_a_chat_asks_for_its_question_first(mode: Mode) -> None:
     form = read_form({"user_input_form": [{"number": {"variable": "n"}}, {"select": {"variable": "s"}}]}, mode)
-    assert [f.variable for f in form.fields] == (["sys.query"] if mode.is_chat else []) + ["n", "s"]
+    around = (["sys.query"], ["sys.conversation"]) if mode.is_chat else ([], [])
+    assert [f.variable for f in form.fields] == [*around[0], "n", "s", *around[1]]
+    assert not any(f.required for f in form.fields if f.variable == "sys.conversation")
     assert all(f.required for f in form.fields if f.variable == "sys.query")
     assert form.fields[-1].default is None

@@ -89,13 +89,18 @@ def test_closing(case, moves):
 ROW = {
     ("pending", "skip"): "skipped",
     ("pending", "start"): "running",
+    ("pending", "break"): "failed",
     ("waiting", "start"): "running",
     ("running", "lose"): "unknown",
+    ("running", "put_back"): "pending",
+    ("unknown", "put_back"): "pending",
+    ("running", "ask"): "waiting",
+    ("unknown", "ask"): "waiting",
+    # Waiting: for a person. One that waits for its next attempt has no attempt left that could move it.
     **{
         (state, move): then
-        for state in ("running", "unknown")
+        for state in ("running", "unknown", "waiting")
         for move, then in {
-            "put_back": "pending",
             "wait": "waiting",
             "succeed": "succeeded",
             "succeed_in_part": "partial",
@@ -106,6 +111,7 @@ ROW = {
     ("failed", "retry"): "pending",
     ("stopped", "retry"): "pending",
     ("unknown", "retry"): "pending",
+    ("waiting", "retry"): "pending",
 }
 
 ATTEMPT = {
@@ -122,6 +128,11 @@ ATTEMPT = {
     ("unknown", "give_up"): "indeterminate",
     ("indeterminate", "attach"): "attached",
     ("indeterminate", "finish"): "done",
+    ("intent", "ask"): "paused",
+    ("attached", "ask"): "paused",
+    ("unknown", "ask"): "paused",
+    ("indeterminate", "ask"): "paused",
+    ("paused", "finish"): "done",
 }
 
 
@@ -205,7 +216,8 @@ def test_every_unfinished_batch_can_come_to_an_end(state):
 
 
 def test_open_attempts_are_those_that_may_still_be_a_run():
-    assert set(AttemptState) - OPEN_ATTEMPTS == {AttemptState.DONE, AttemptState.REFUSED}
+    """A paused one is a run as well, but one whose id tells it from others: its slot is free."""
+    assert set(AttemptState) - OPEN_ATTEMPTS == {AttemptState.PAUSED, AttemptState.DONE, AttemptState.REFUSED}
 
 
 NOT_DONE = {RowState.PENDING, RowState.RUNNING, RowState.WAITING}

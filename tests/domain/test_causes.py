@@ -20,6 +20,7 @@ TEXTS = {
     "over 60 RPM": Cause.MODEL_RATE,
     "ThrottlingException: slow down": Cause.MODEL_RATE,
     "Sorry, you have reached the knowledge base request rate limit of your subscription.": Cause.KNOWLEDGE_RATE,
+    "Your RateLimit has been exceeded": Cause.MODEL_RATE,
     # the model or the way to it
     "[models] Server Unavailable Error, upstream": Cause.MODEL_DOWN,
     "Service Unavailable": Cause.MODEL_DOWN,
@@ -78,6 +79,10 @@ TEXTS = {
     "Response size is too large, max size is 10.00 MB": Cause.HTTP_NODE,
     "HTTP request node failed": Cause.HTTP_NODE,
     "Failed to execute code, is the sandbox service running?": Cause.CODE_NODE,
+    "Failed to execute code, which is likely a network issue, please check if the sandbox service is running. "
+    "( Error: timed out )": Cause.SANDBOX,
+    "Failed to execute code, got status code 503, please check if the sandbox service is running": Cause.SANDBOX,
+    "Code execution service is unavailable": Cause.SANDBOX,
     "Code execution failed": Cause.CODE_NODE,
     "CodeNodeError: result is missing": Cause.CODE_NODE,
     "Traceback (most recent call last)": Cause.CODE_NODE,
@@ -94,6 +99,77 @@ TEXTS = {
     "Number of files exceeds the maximum limit 3": Cause.BAD_FILE,
     "Invalid file url": Cause.BAD_FILE,
 }
+
+
+_TONGYI = '[ERROR]plugin langgenius/tongyi:0.0.33: Response: {{"status_code": {}, "code": "{}", "message": "{}"}}'
+
+# The providers' own words, from their lists of error codes (qwen: help.aliyun.com/zh/dashscope/
+# return-status-code-description; zhipu: docs.z.ai/api-reference/api-code; deepseek: api-docs.deepseek.com) and from
+# reports (dify#22376, #18378, #5850), as they reach us through Dify.
+PROVIDERS = {
+    _TONGYI.format(429, "Throttling", "Requests throttling triggered."): Cause.MODEL_RATE,
+    _TONGYI.format(429, "Throttling.RateQuota", "Requests rate limit exceeded, please try again later."):
+        Cause.MODEL_RATE,
+    _TONGYI.format(429, "Throttling.AllocationQuota", "Allocated quota exceeded, please increase your quota limit."):
+        Cause.MODEL_RATE,
+    _TONGYI.format(400, "Arrearage", "Access denied, plesase make sure your account is in good standing."): Cause.QUOTA,
+    _TONGYI.format(403, "AllocationQuota.FreeTierOnly", "The free tier of the model has been exhausted."): Cause.QUOTA,
+    _TONGYI.format(400, "DataInspectionFailed", "Input or output data may contain inappropriate content."):
+        Cause.MODERATION,
+    _TONGYI.format(400, "InvalidParameter", "Range of input length should be [1, 30720]"): Cause.CONTEXT,
+    _TONGYI.format(401, "InvalidApiKey", "Invalid API-key provided."): Cause.MODEL_SETUP,
+    _TONGYI.format(403, "AccessDenied.Unpurchased", "Access to model denied. Please make sure you are eligible."):
+        Cause.MODEL_SETUP,
+    _TONGYI.format(408, "RequestTimeOut", "Request timed out, please try again later."): Cause.MODEL_DOWN,
+    "API request failed with status code 429: The throttling threshold has been reached: policy ip over ratelimit":
+        Cause.MODEL_RATE,
+    # deepseek
+    "Error code: 402 - {'error': {'message': 'Insufficient Balance', 'type': 'unknown_error'}}": Cause.QUOTA,
+    "Authentication Fails, Your api key: ****abcd is invalid": Cause.MODEL_SETUP,
+    "Error code: 400 - {'error': {'message': 'Content Exists Risk'}}": Cause.MODERATION,
+    "Service is too busy. We advise users to temporarily switch to alternative LLM API service providers.":
+        Cause.MODEL_DOWN,
+    # zhipu
+    'Error code: 429, with error text {"error":{"message":"您的账户已欠费，请充值后重试。"}}': Cause.QUOTA,
+    '{"error":{"code":"1113","message":"余额不足或无可用资源包,请充值。"}}': Cause.QUOTA,
+    "您当前使用该API的并发数过高，请降低并发，或联系客服增加限额。": Cause.MODEL_RATE,
+    "您当前使用该API的频率过高，请降低频率，或联系客服增加限额。": Cause.MODEL_RATE,
+    "您的账户已达到速率限制，请您控制请求频率": Cause.MODEL_RATE,
+    "该模型当前访问量过大，请您稍后再试": Cause.MODEL_RATE,
+    "该API已达今日调用次数限额，如有更多需求，请联系客服购买": Cause.QUOTA,
+    "系统检测到输入或生成内容可能包含不安全或敏感内容，请您避免输入易产生敏感内容的提示语，感谢您的配合。":
+        Cause.MODERATION,
+    "身份验证失败。": Cause.MODEL_SETUP,
+    "模型不存在，请检查模型代码。": Cause.MODEL_SETUP,
+    "Prompt 超长": Cause.CONTEXT,
+    "网络错误，错误id：20240101，请稍后重试": Cause.MODEL_DOWN,
+    # others
+    "Your account is suspended due to insufficient balance, please recharge your account": Cause.QUOTA,
+    "max organization concurrency: 3, please try again after 1 seconds": Cause.MODEL_RATE,
+    "The request was rejected because it was considered high risk": Cause.MODERATION,
+    "Open api qps request limit reached": Cause.MODEL_RATE,
+    "Open api daily request limit reached": Cause.QUOTA,
+    "RequestBurstTooFast: the request rate grew too quickly": Cause.MODEL_RATE,
+    "AccountOverdueError: The request failed because your account has an overdue balance.": Cause.QUOTA,
+    "InputTextSensitiveContentDetected": Cause.MODERATION,
+    "Sorry, your account balance is insufficient": Cause.QUOTA,
+    "System is too busy now. Please try again later.": Cause.MODEL_DOWN,
+    "触发限流，请稍后重试": Cause.MODEL_RATE,
+    "请求过于频繁，请稍后再试": Cause.MODEL_RATE,
+    "免费额度已用完": Cause.QUOTA,
+    "输入内容未通过内容安全检测": Cause.MODERATION,
+    "服务器繁忙，请稍后再试": Cause.MODEL_DOWN,
+    "请求超时": Cause.MODEL_DOWN,
+    "API Key 无效": Cause.MODEL_SETUP,
+    "输入长度超出上下文限制": Cause.CONTEXT,
+    # Dify's hosted models
+    "Your quota for Dify Hosted OpenAI has been exhausted. Please go to Settings -> Model Provider.": Cause.QUOTA,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "cause"), PROVIDERS.items())
+def test_words_of_providers(text, cause):
+    assert cause_of_text(text) is cause
 
 
 @pytest.mark.parametrize(("text", "cause"), TEXTS.items())
@@ -139,6 +215,9 @@ NO_CAUSE = [
     "quotation marks are missing",
     "order 5020 is unknown",
     "an existing connection",
+    "并发流程第 3 步出错",
+    "内容为空",
+    "用户请求的商品不存在",
 ]
 
 

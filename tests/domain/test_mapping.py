@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rowmill.domain.errors import MappingError
-from rowmill.domain.form import QUERY
+from rowmill.domain.form import CONVERSATION, QUERY
 from rowmill.domain.mapping import Feed, Mapping, Reason, column_letter, find_field, make_mapping
 
 from .making import field, form
@@ -105,6 +105,33 @@ QUESTIONS = {
 @pytest.mark.parametrize(("headers", "reason"), QUESTIONS.values(), ids=QUESTIONS)
 def test_question_of_a_chat(headers, reason):
     assert feeds(make_mapping(CHAT, headers)) == [(QUERY, reason, 0)]
+
+
+TALK = form(*CHAT.fields, field(variable=CONVERSATION, label="Conversation"))
+TALKS = {
+    "variable": (["query", "sys.conversation", "会话"], 1),
+    "the surest name first": (["query", "conversation_id", "对话", "conversation"], 3),
+    "Chinese": (["query", "对话"], 1),
+    "Dify's own word": (["query", "conversation_id"], 1),
+    "label": (["query", "Conversation"], 1),
+    "template": (["query", "Conversation (sys.conversation)"], 1),
+    "similar": (["query", "CONVERSATION ID"], 1),
+    "none": (["query", "talk"], None),
+}
+
+
+@pytest.mark.parametrize(("headers", "column"), TALKS.values(), ids=TALKS)
+def test_which_column_makes_rows_the_turns_of_one_conversation(headers, column):
+    found = {f.variable: f.column for f in make_mapping(TALK, headers).feeds}
+    assert found.get(CONVERSATION) == column
+
+
+def test_an_input_named_conversation_is_one():
+    both = form(*TALK.fields, field(variable="conversation", label="Talk"))
+    mapping = make_mapping(both, ["query", "conversation", "会话"])
+    assert {f.variable: f.column for f in mapping.feeds} == {QUERY: 0, CONVERSATION: 2, "conversation": 1}
+    assert find_field(both, "conversation").label == "Talk"
+    assert find_field(TALK, "conversation_id").variable == CONVERSATION
 
 
 @pytest.mark.parametrize("name", ["query", "Query", "sys.query", "QUERY"])

@@ -48,7 +48,26 @@ REFUSALS = {
     "bad input": ((400, "invalid_param", "query is required in input form"), settled(Cause.BAD_INPUT)),
     "bad input of an unknown text": ((400, "invalid_param", "Arg user must be provided."), settled(Cause.BAD_INPUT)),
     "bad file": ((400, "invalid_param", "Invalid upload file"), settled(Cause.BAD_FILE)),
-    "bad request": ((400, "bad_request", "Invalid workflow_id format: 'x'."), settled(Cause.BAD_INPUT)),
+    "bad request": (
+        (400, "bad_request", "The browser (or proxy) sent a request that this server could not understand."),
+        settled(Cause.BAD_INPUT),
+    ),
+    "malformed version": (
+        (400, "bad_request", "Invalid workflow_id format: 'notauuid'. "),
+        resent(Cause.VERSION_GONE, pause=True),
+    ),
+    "draft version": (
+        (400, "bad_request", "Cannot use draft workflow version. Workflow ID: 77aa."),
+        resent(Cause.VERSION_GONE, pause=True),
+    ),
+    "blocking agent": (
+        (400, "invalid_param", "Agent Chat App does not support blocking mode"),
+        resent(Cause.WRONG_MODE, pause=True),
+    ),
+    "Dify lost its own run": (
+        (400, "invalid_param", "queue listening stopped unexpectedly."),
+        Verdict(Action.RECONCILE, Cause.REPLY_LOST),
+    ),
     "unpublished": ((400, "invalid_param", "Workflow not published"), resent(Cause.UNPUBLISHED, pause=True)),
     "not a workflow": ((400, "not_workflow_app", ""), resent(Cause.WRONG_MODE, pause=True)),
     "not a chat": ((400, "not_chat_app", ""), resent(Cause.WRONG_MODE, pause=True)),
@@ -58,20 +77,33 @@ REFUSALS = {
     "model without a key": ((400, "provider_not_initialize", ""), resent(Cause.MODEL_SETUP, pause=True)),
     "hosted quota": ((400, "provider_quota_exceeded", ""), resent(Cause.QUOTA, pause=True)),
     "trial model": ((400, "model_currently_not_support", ""), resent(Cause.MODEL_SETUP, pause=True)),
-    "conversation over": ((400, "conversation_completed", ""), settled(Cause.BAD_INPUT)),
+    "conversation over": (
+        (400, "conversation_completed", "The conversation has ended. Please start a new conversation."),
+        settled(Cause.CONVERSATION_GONE),
+    ),
     "key": ((401, "unauthorized", "Access token is invalid"), resent(Cause.BAD_KEY, pause=True)),
     "key, in other words": ((401, "http_401", "no"), resent(Cause.BAD_KEY, pause=True)),
     "API disabled": ((403, "forbidden", ""), resent(Cause.FORBIDDEN, pause=True)),
     "API disabled, in other words": ((403, "http_403", ""), resent(Cause.FORBIDDEN, pause=True)),
-    "version pinned": ((403, "workflow_version_execution_not_allowed", ""), resent(Cause.VERSION_GONE, pause=True)),
+    "version pinned": (
+        (403, "workflow_version_execution_not_allowed", ""),
+        resent(Cause.VERSION_REFUSED, pause=True),
+    ),
     "version gone": ((404, "not_found", "Workflow not found with id: 1"), resent(Cause.VERSION_GONE, pause=True)),
-    "conversation gone": ((404, "not_found", "Conversation Not Exists."), settled(Cause.NOT_FOUND)),
+    "conversation gone": (
+        (404, "not_found", "Conversation Not Exists. You have requested this URI [/v1/chat-messages]"),
+        settled(Cause.CONVERSATION_GONE),
+    ),
+    "nothing there": ((404, "not_found", "The requested URL was not found."), settled(Cause.NOT_FOUND)),
     "wrong method": ((405, "method_not_allowed", "The method is not allowed"), settled(Cause.BAD_INPUT)),
     "file too large": ((413, "file_too_large", ""), settled(Cause.TOO_LARGE)),
     "nginx": ((413, "request_entity_too_large", ""), settled(Cause.TOO_LARGE)),
     "413 of another code": ((413, "http_413", ""), settled(Cause.TOO_LARGE)),
     "file kind": ((415, "unsupported_file_type", ""), settled(Cause.BAD_FILE)),
-    "media type": ((415, "unsupported_media_type", ""), settled(Cause.BAD_INPUT)),
+    "media type": (
+        (415, "unsupported_media_type", "Did not attempt to load JSON data because the request Content-Type was not …"),
+        settled(Cause.BAD_INPUT),
+    ),
     "422": ((422, "http_422", "must be a string"), settled(Cause.BAD_INPUT)),
     "reply too large": ((200, "reply_too_large", ""), settled(Cause.TOO_LARGE)),
     "workspace quota": (
@@ -168,6 +200,32 @@ def test_server_error_thrice_is_the_row_itself(tries, delay):
     assert judge_server_error(Cause.SERVER_ERROR, tries) == expected
 
 
+def test_a_limit_per_minute_waits_for_a_minute():
+    error = "Sorry, you have reached the knowledge base request rate limit of your subscription."
+    verdict = judge_outcome(Outcome(RunStatus.FAILED, error=error), billed=1, retries=1)
+    assert verdict == retried(Cause.KNOWLEDGE_RATE, 60.0)
+
+
+# An `error` event tells its cause by the code where it has one of these [contract §6.5]; the text is free.
+RUN_CODES = {
+    "provider_not_initialize": Cause.MODEL_SETUP,
+    "provider_quota_exceeded": Cause.QUOTA,
+    "model_currently_not_support": Cause.MODEL_SETUP,
+    "rate_limit_error": Cause.QUOTA,
+    "completion_request_error": Cause.MODEL_RATE,
+    "internal_server_error": Cause.MODEL_RATE,
+    "invalid_param": Cause.MODEL_RATE,
+    None: Cause.MODEL_RATE,
+}
+
+
+@pytest.mark.parametrize(("code", "cause"), RUN_CODES.items(), ids=map(str, RUN_CODES))
+def test_code_of_a_failed_run(code, cause):
+    outcome = Outcome(RunStatus.FAILED, error="[openai] Rate Limit Error, slow down", code=code)
+    verdict = judge_outcome(outcome, billed=1, retries=0)
+    assert verdict == settled(cause, pause=cause in HOPELESS)
+
+
 DELAYS = {0: 2, 1: 2, 2: 4, 3: 8, 4: 16, 5: 32, 6: 60, 7: 60, 2000: 60}
 
 
@@ -182,7 +240,7 @@ ENDS = {
     "succeeded": (RunStatus.SUCCEEDED, None, Verdict(Action.SETTLE, None, RowMove.SUCCEED)),
     "succeeded, whatever the text": (RunStatus.SUCCEEDED, "timed out", Verdict(Action.SETTLE, None, RowMove.SUCCEED)),
     "partial": (RunStatus.PARTIAL, None, Verdict(Action.SETTLE, None, RowMove.SUCCEED_IN_PART)),
-    "waits for a person": (RunStatus.PAUSED, None, settled(Cause.NEEDS_PERSON)),
+    "waits for a person": (RunStatus.PAUSED, None, Verdict(Action.SETTLE, Cause.NEEDS_PERSON, RowMove.ASK)),
     "stopped": (RunStatus.STOPPED, "Stopped by user.", Verdict(Action.SETTLE, Cause.STOPPED, RowMove.STOP)),
     "stopped without a word": (RunStatus.STOPPED, None, Verdict(Action.SETTLE, Cause.STOPPED, RowMove.STOP)),
     "stopped by a limit": (

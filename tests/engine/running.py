@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from rowmill.testing.clock import QuickClock
 from rowmill.testing.fake_dify import FakeDify, Serving, serve
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from rowmill.domain.events import Event
     from rowmill.engine.runner import Ending
@@ -72,8 +73,16 @@ def queries(count: int, **special: str) -> list[str]:
     return [special.get(f"r{i}", f"row {i}") for i in range(count)]
 
 
-def make_store(folder: Path, texts: list[str], url: str, settings: Settings, mode: Mode, version: str) -> SqlStore:
-    """A queued batch with one row per text."""
+def make_store(
+    folder: Path,
+    texts: list[str],
+    url: str,
+    settings: Settings,
+    mode: Mode,
+    version: str,
+    talks: Sequence[str | None] = (),
+) -> SqlStore:
+    """A queued batch with one row per text; `talks`: the conversations that the first ones are turns of."""
     store = SqlStore(folder / "rowmill.db")
     app = store.save_app(AppRecord("app", url, "echo", mode, version, b"", ""))
     store.add_batch(
@@ -83,7 +92,7 @@ def make_store(folder: Path, texts: list[str], url: str, settings: Settings, mod
     )
     variable = "sys.query" if mode.is_chat else "query"
     rows = [NewRow(i, i + 2, (text,), {variable: text}, blank=text == "") for i, text in enumerate(texts)]
-    store.add_rows(B, rows)
+    store.add_rows(B, [replace(row, conversation=talk) for row, talk in zip_longest(rows, talks)])
     store.move_batch(B, BatchMove.CHECKED)
     return store
 
@@ -129,13 +138,14 @@ async def run_batch(
     deadlines: Deadlines = DEADLINES,
     until: int | None = None,
     clock: Any = None,
+    talks: Sequence[str | None] = (),
     **settings: Any,
 ) -> Ran:
     """Run a batch of these rows to its end."""
     fake = fake or FakeDify(hold_ms=0, celery_slots=0)
     known = Settings(**{"concurrency": 4, "lost_window": 15.0, "row_timeout": 20.0, **settings})
     with serve(fake) if server is None else _given(server) as serving:
-        store = make_store(folder, texts, serving.url, known, mode, fake.profile.version)
+        store = make_store(folder, texts, serving.url, known, mode, fake.profile.version, talks)
         events: list[Event] = []
         async with engine_on(folder, store, patience, clock) as engine:
             state, ending = await run_engine(engine, store, key, events, deadlines=deadlines, until=until)

@@ -14,7 +14,7 @@ from rowmill.dify.versions import recovery
 from rowmill.domain.batch import BatchMove, BatchState, RowState, Settings
 from rowmill.domain.form import Mode
 from rowmill.ports.store import Again, NewRow
-from rowmill.testing.fake_dify import FakeDify, serve
+from rowmill.testing.fake_dify import FakeDify, Fault, serve
 from tests.engine.running import DEADLINES, B, engine_on, make_store, queries, run_batch
 
 if TYPE_CHECKING:
@@ -206,6 +206,25 @@ async def test_rows_put_back_while_the_batch_runs_are_taken_up(tmp_path: Path) -
             state, _ = await running
             assert (state, on.states()) == (BatchState.COMPLETED, {"succeeded": 30})
         store.close()
+
+
+async def test_a_conversation_put_back_while_the_batch_runs_goes_on_in_order(tmp_path: Path) -> None:
+    fake = FakeDify(hold_ms=0, celery_slots=0, latency_ms=40)
+    texts = ["a1", "a2", "a3", *(f"row {i}" for i in range(20))]
+    fake.faults.add(Fault("run_failed", match="'a1'", params={"message": "node_broke"}))
+    with serve(fake) as serving:
+        settings = Settings(concurrency=2, retries=0)
+        store = make_store(tmp_path, texts, serving.url, settings, Mode.CHATFLOW, "1.14.2", ["a"] * 3)
+        async with engine_on(tmp_path, store) as engine:
+            on = Stage(engine, store, fake, serving.url)
+            running = on.start(key="app-chatflow")
+            await on.until(RowState.FAILED, count=3)
+            assert await asyncio.to_thread(store.retry, B, Again(positions=(0,))) == 3
+            await engine.look()
+            state, _ = await running
+            assert (state, on.states()) == (BatchState.COMPLETED, {"succeeded": 23})
+        store.close()
+    assert [run.query for run in fake.ledger.runs if run.query[0] == "a"] == ["a1", "a1", "a2", "a3"]
 
 
 BRAKES = [

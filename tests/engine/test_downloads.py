@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from rowmill.dify.client import DifyClient
+from rowmill.dify.versions import recovery
 from rowmill.domain.batch import BatchState, RowState
+from rowmill.domain.form import Mode
 from rowmill.engine import downloads
+from rowmill.engine.check import Check, Checked
 from rowmill.testing.fake_dify import FakeDify, Fault
 from tests.engine.filing import Bench, bench
 from tests.engine.running import B
@@ -148,3 +152,18 @@ async def test_links_that_lead_nowhere(desk: Bench, url: str | None) -> None:
     await desk.run()
     assert desk.rows[0].state is OK
     assert desk.store.count_output_files(B) == (0, 1)
+
+
+async def test_a_result_that_is_found_by_a_later_look_has_its_files(desk: Bench) -> None:
+    desk.fake.faults.add(Fault("running_forever", match="q1"))
+    desk.fill(rows(2))
+    await desk.run()
+    lost = desk.rows[1]
+    assert (lost.state, lost.files) == (RowState.UNKNOWN, ())
+    desk.fake.execution._runs[str(lost.run_id)].status = "succeeded"
+    async with DifyClient(desk.serving.url, desk.key) as app:
+        known = recovery(desk.fake.profile.version, Mode.WORKFLOW)
+        look = Check(desk.store, desk.store.take_over("check"), desk.clock, app, known, desk.shelf)
+        assert await look.run(B) == Checked(looked=1, ended=1)
+    assert (desk.rows[1].state, kept(desk)) == (OK, [("report.txt",)] * 2)
+    assert text_of(desk, 1) == "report on q1\n"

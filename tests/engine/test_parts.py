@@ -8,8 +8,8 @@ import pytest
 
 from rowmill.domain.pace import Kind, Pace, PaceLimits, ResponseMode, Sample
 from rowmill.engine.clock import SystemClock
+from rowmill.engine.lookup import same_inputs
 from rowmill.engine.permits import Permits, Share
-from rowmill.engine.reconcile import same_inputs
 from rowmill.engine.runner import Slots
 from rowmill.testing.clock import QuickClock
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from tests.faults.spawner import FORBIDDEN
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ class Proc:
             raise AssertionError(f"still running after {timeout} s:\n{self.out}\n{self.err}")
         assert self.code is not None
         if self.code == FORBIDDEN and not self.out:
-            pytest.fail("this machine forbids ptrace: faults cannot be put into system calls (kernel.yama.ptrace_scope?)")
+            pytest.fail(
+                "this machine forbids ptrace: faults cannot be put into system calls (kernel.yama.ptrace_scope?)"
+            )
         return self.code
 
     def answer(self, timeout: float = TOO_LONG) -> dict[str, Any]:

@@ -20,12 +20,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.faults import audit
-from tests.faults.audit import Tally, size
-from tests.faults.house import house, make_fake
-from tests.faults.inside import DEADLINES, SPEED, inside, queries, texts_with
-from tests.faults.processes import rowmill, until
-from tests.faults.proxy import Harm, Proxy, answering
 
 from rowmill.domain.batch import BatchState, RowState
 from rowmill.domain.pace import FixedPace
@@ -33,6 +27,12 @@ from rowmill.engine.permits import Permits
 from rowmill.testing.clock import QuickClock
 from rowmill.testing.fake_dify import FakeDify, Fault, serve
 from rowmill.testing.fake_dify.runs import LedgerRun
+from tests.faults import audit
+from tests.faults.audit import Tally, size
+from tests.faults.house import house, make_fake
+from tests.faults.inside import DEADLINES, SPEED, inside, queries, texts_with
+from tests.faults.processes import rowmill, until
+from tests.faults.proxy import Harm, Proxy, answering
 
 pytestmark = pytest.mark.slow
 OK = RowState.SUCCEEDED
@@ -144,7 +144,7 @@ def _is_open(port: int) -> bool:
 
 
 def _ledger(port: int) -> list[LedgerRun]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/_fake/ledger") as answer:  # noqa: S310
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/_fake/ledger") as answer:
         return [LedgerRun(**run) for run in json.loads(answer.read())]
 
 
@@ -279,7 +279,10 @@ PAUSES = {
     "C11 200 with a login page": ("html_200", {}),
     "C12 401, key revoked": ("status", {"code": 401, "dify_code": "unauthorized"}),
     "C12 403, API switched off": ("status", {"code": 403, "dify_code": "forbidden"}),
-    "C12 404, version gone": ("status", {"code": 404, "dify_code": "not_found", "message": "Workflow_not_found_with_id"}),
+    "C12 404, version gone": (
+        "status",
+        {"code": 404, "dify_code": "not_found", "message": "Workflow_not_found_with_id"},
+    ),
 }
 
 

@@ -14,17 +14,14 @@ from pathlib import Path
 
 import pytest
 import xlsxwriter
+
+from rowmill.testing.fake_dify import Fault
 from tests.faults import audit
 from tests.faults.audit import Tally, size
 from tests.faults.house import house, make_fake
 from tests.faults.processes import KEY, Proc, lines, rowmill, spawn, until
 from tests.faults.tracer import Rule
 from tests.faults.writing import check_acknowledged
-from tests.ports.building import B
-
-from rowmill.domain.batch import RowState
-from rowmill.store.sql import open_store
-from rowmill.testing.fake_dify import Fault
 
 pytestmark = pytest.mark.slow
 
@@ -187,7 +184,9 @@ def test_A4_the_reader_of_a_workbook_is_killed(tmp_path: Path) -> None:
         assert proc.answer()["error"]["code"].startswith("sheet_"), proc.out
         assert place.posts == 0
         audit.no_secret(KEY, proc.out, proc.err, folder=place.data)
-    audit.note("A4", "the parser child is killed", "processes", Tally(tried=1, own={"the runner's exit": "2, in words"}))
+    audit.note(
+        "A4", "the parser child is killed", "processes", Tally(tried=1, own={"the runner's exit": "2, in words"})
+    )
 
 
 def _write_workbook(path: Path, rows: int) -> None:

@@ -10,12 +10,12 @@ import sys
 import time
 
 import pytest
+
+from rowmill.domain.batch import BatchState, RowState
 from tests.faults import audit
 from tests.faults.audit import Tally, size
 from tests.faults.processes import ROOT
 from tests.faults.world import B, BrokenPromiseError, World, play
-
-from rowmill.domain.batch import BatchState, RowState
 
 CHUNKS, SEEDS = size(4, 40), size(40, 250)
 
@@ -31,7 +31,11 @@ def test_stories(chunk: int) -> None:
         counted.add(story)
         steps += world.loop.steps
         virtual += world.loop.time()
-    counted.own = {"seeds": SEEDS, "virtual hours": round(virtual / 3600, 1), "seconds": round(time.monotonic() - start)}
+    counted.own = {
+        "seeds": SEEDS,
+        "virtual hours": round(virtual / 3600, 1),
+        "seconds": round(time.monotonic() - start),
+    }
     audit.note("4.3", "seeded stories of faults in virtual time", "virtual time", counted)
 
 

@@ -8,12 +8,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from tests.ports.building import APP, B, batch, finish, intend, new_row
-
 from rowmill.domain.batch import BatchMove, RowState
 from rowmill.domain.errors import StoreError
 from rowmill.store.connect import Patience
 from rowmill.store.sql import FILE_NAME, SqlStore, open_store
+from tests.ports.building import APP, B, batch, finish, intend, new_row
 
 IMPATIENT = Patience(busy=0.2, total=0.5)
 TRIES = 3

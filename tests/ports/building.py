@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import BatchMove, BatchState, Outcome, RowMove, RunStatus, Settings
 from rowmill.domain.form import Field, FieldKind, Form, Mode
 from rowmill.domain.mapping import Feed, Mapping, Reason
-from rowmill.ports.store import AppRecord, AttemptKey, BatchRecord, Finish, GiveUp, Intend, Lose, NewRow, Refuse
+from rowmill.ports.store import AppRecord, Ask, AttemptKey, BatchRecord, Finish, GiveUp, Intend, Lose, NewRow, Refuse
 
 if TYPE_CHECKING:
     from rowmill.ports.store import Store
@@ -38,11 +40,12 @@ def new_row(position: int, blank: bool = False, **inputs) -> NewRow:
     return NewRow(position, position + 2, (f"cell {position}", 3, None), inputs or {"q": f"text {position}"}, blank)
 
 
-def fill(store: Store, rows: int = 5, batch_id: str = B) -> int:
+def fill(store: Store, rows: int = 5, batch_id: str = B, talks: tuple[str | None, ...] = ()) -> int:
     """A batch that may run; returns the fence."""
     store.save_app(APP)
     store.add_batch(batch(batch_id))
-    store.add_rows(batch_id, [new_row(position) for position in range(rows)])
+    new = [new_row(position) for position in range(rows)]
+    store.add_rows(batch_id, [replace(row, conversation=talk) for row, talk in zip_longest(new, talks)])
     store.move_batch(batch_id, BatchMove.CHECKED)
     store.move_batch(batch_id, BatchMove.START, at=200.0)
     return store.take_over("tests")
@@ -61,6 +64,11 @@ def finish(position: int, number: int = 1, move: RowMove = RowMove.SUCCEED, **ou
     due_at = outcome.pop("due_at", None)
     known = {"status": RunStatus.SUCCEEDED, "outputs": f'{{"a": {position}}}', "tokens": 10, "run_id": None}
     return Finish(key(position, number), move, Outcome(**{**known, **outcome}), cause, due_at=due_at, ended_at=20.0)
+
+
+def ask(position: int, number: int = 1, **outcome) -> Ask:
+    known = {"status": RunStatus.PAUSED, "tokens": 7, "asks": None}
+    return Ask(key(position, number), Outcome(**{**known, **outcome}), "needs_person")
 
 
 def refuse(position: int, number: int = 1, move: RowMove | None = None, **rest) -> Refuse:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from tests.ports.building import APP, B, batch, fill, finish, give_up, intend, key, lose, new_row, refuse
+from tests.ports.building import APP, B, ask, batch, fill, finish, give_up, intend, key, lose, new_row, refuse
 
 from rowmill.domain.batch import (
     ATTEMPT_MOVES,
@@ -23,8 +23,9 @@ from rowmill.domain.batch import (
     Spent,
 )
 from rowmill.domain.cell import CellError, JsonCell
+from rowmill.domain.conversation import Before
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
-from rowmill.ports.store import Again, Attach, NewRow, RowJob, Wish
+from rowmill.ports.store import Again, Attach, Break, NewRow, RowJob, Wish
 from rowmill.store.memory import MemoryStore
 from rowmill.store.sql import SqlStore
 
@@ -55,11 +56,13 @@ ATTEMPT_PATHS = {
     AttemptState.INTENT: [],
     AttemptState.ATTACHED: [lambda p: Attach(key(p), "run", "task")],
     AttemptState.UNKNOWN: [lose],
+    AttemptState.PAUSED: [ask],
     AttemptState.DONE: [finish],
     AttemptState.REFUSED: [refuse],
     AttemptState.INDETERMINATE: [give_up],
 }
 ROW_STATE = {
+    AttemptState.PAUSED: RowState.WAITING,
     AttemptState.DONE: RowState.SUCCEEDED,
     AttemptState.REFUSED: RowState.PENDING,
     AttemptState.INDETERMINATE: RowState.UNKNOWN,
@@ -67,6 +70,7 @@ ROW_STATE = {
 RECORDS = [
     (AttemptMove.ATTACH, None, lambda p: Attach(key(p), "late", "late")),
     (AttemptMove.LOSE, None, lose),
+    (AttemptMove.ASK, RowMove.ASK, ask),
     (AttemptMove.GIVE_UP, RowMove.LOSE, give_up),
     (AttemptMove.REFUSE, RowMove.PUT_BACK, refuse),
     *[(AttemptMove.FINISH, move, lambda p, move=move: finish(p, move=move)) for move in RowMove],
@@ -586,3 +590,246 @@ def test_one_row(store):
     fill(store)
     assert store.row(B, 3) == row(store, 3)
     assert store.row(B, 99) is None
+
+
+def test_what_a_batch_cost_is_exact_and_counts_every_attempt(store):
+    fence = fill(store, 3)
+    records = [
+        intend(0),
+        finish(0, move=RowMove.WAIT, status=RunStatus.FAILED, price="0.1", currency="USD", due_at=1.0),
+        intend(0, 2),
+        finish(0, 2, price="0.2", currency="USD"),
+        intend(1),
+        finish(1, price="0.0000001", currency="USD"),
+        intend(2),
+        finish(2, price="5", currency=None),
+    ]
+    assert store.prices(B) == {}
+    store.write(records, fence)
+    assert store.prices(B) == {"": Decimal(5), "USD": Decimal("0.3000001")}
+    assert store.prices("other") == {}
+
+
+def test_conversations_and_messages_of_a_user_are_known_from_the_moment_they_are_heard_of(store):
+    fence = fill(store, 4)
+    store.write([intend(0), intend(1), intend(2, slot=1), intend(3)], fence)
+    store.write([Attach(key(0), None, "t", message_id="m0", conversation_id="c0")], fence)
+    store.write([finish(1, message_id="m1", conversation_id="c1"), finish(2, message_id="m2")], fence)
+    asked = ["m0", "c0", "m1", "c1", "m2", "other"]
+    assert store.known_talk(B, "rowmill-s0", asked) == {"m0", "c0", "m1", "c1"}
+    assert store.known_talk(B, "rowmill-s1", asked) == {"m2"}
+    assert store.known_talk(B, "nobody", asked) == store.known_talk(B, "rowmill-s0", []) == set()
+    (attached, nameless) = store.open_attempts(B)
+    assert (attached.message_id, attached.conversation_id) == ("m0", "c0")
+    assert (nameless.message_id, nameless.conversation_id) == (None, None)
+
+
+def test_attempts_without_a_message_are_unsettled_until_they_end(store):
+    fence = fill(store, 5)
+    store.write([intend(position) for position in range(5)], fence)
+    assert store.unsettled(B, "rowmill-s0") == 5
+    store.write([Attach(key(0), None, "t", message_id="m0"), lose(1), give_up(2), finish(3), refuse(4)], fence)
+    assert store.unsettled(B, "rowmill-s0") == 2
+    assert store.unsettled(B, "nobody") == store.unsettled("other", "rowmill-s0") == 0
+
+
+def test_what_the_end_does_not_tell_again_is_kept(store):
+    fence = fill(store, 1)
+    store.write([intend(0), Attach(key(0), "r", "t", message_id="m0", conversation_id="c0"), finish(0)], fence)
+    assert store.known_talk(B, "rowmill-s0", ["m0", "c0"]) == {"m0", "c0"}
+
+
+# ── runs that wait for a person ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_paused_row_waits_without_being_due_and_its_slot_is_free(store):
+    fence = fill(store, 3)
+    store.write([intend(0), intend(1, slot=1), Attach(key(0), "run-0", "t"), ask(0, asks='[{"node_id": "n"}]')], fence)
+    paused = row(store, 0)
+    assert (paused.state, paused.cause, paused.asks) == (RowState.WAITING, "needs_person", '[{"node_id": "n"}]')
+    assert (paused.run_id, paused.tokens, paused.error) == ("run-0", 7, None)
+    assert store.busy_slots(B) == {1}
+    assert [open_.key.position for open_ in store.open_attempts(B)] == [1]
+    assert store.next_due(B) is None
+    assert [job.position for job in store.startable(B, 1e12, -1, 10, None)] == [2]
+    counts = store.counts(B)
+    assert (counts.of(RowState.WAITING), counts.asking, counts.open, counts.done) == (1, 1, 2, 0)
+    assert store.batches()[0].counts == counts
+    assert [one.position for one in store.asking(B, 10)] == [0]
+
+
+def test_a_row_that_waits_for_its_next_attempt_asks_nobody(store):
+    fence = fill(store, 1)
+    store.write([intend(0), finish(0, move=RowMove.WAIT, cause="model_down", due_at=5.0)], fence)
+    assert (store.counts(B).asking, store.counts(B).open, store.asking(B, 9)) == (0, 1, [])
+    assert store.retry(B, Again("model_down")) == 0, "it goes again by itself"
+
+
+@pytest.mark.parametrize("asks", [None, "[]"])
+def test_what_is_asked_stays_until_it_is_said_anew_or_the_row_ends(store, asks):
+    fence = fill(store, 2)
+    store.write([intend(0), ask(0, asks="[1]"), intend(1), ask(1, asks="[2]")], fence)
+    store.write([finish(0)], fence)
+    assert (row(store, 0).state, row(store, 0).asks, row(store, 0).outputs) == (RowState.SUCCEEDED, None, '{"a": 0}')
+    store.write([ask(1, asks=asks)], fence)
+    assert row(store, 1).asks == "[2]", "a second one for the same pause changes nothing"
+
+
+def test_paused_and_indeterminate_attempts_are_to_be_checked_if_their_row_has_not_gone_on(store):
+    fence = fill(store, 6)
+    store.write([intend(position, slot=position) for position in range(5)], fence)
+    store.write([ask(0), give_up(1), give_up(2), finish(3), ask(4)], fence)
+    assert store.retry(B, Again("lost")) == 2
+    store.write([intend(2, 2, slot=9)], fence)
+    assert [(one.key.position, one.state) for one in store.to_check(B, -1, 10)] == [
+        (0, AttemptState.PAUSED),
+        (1, AttemptState.INDETERMINATE),
+        (4, AttemptState.PAUSED),
+    ]
+    assert [one.key.position for one in store.to_check(B, 0, 1)] == [1]
+    assert store.write([finish(4), finish(1)], fence) == [True, False]
+    assert [one.key.position for one in store.to_check(B, -1, 10)] == [0, 1]
+
+
+def test_a_row_that_asks_is_put_back_only_by_its_cause(store):
+    fence = fill(store, 2)
+    store.write([intend(0), ask(0, asks="[1]"), intend(1), finish(1, move=RowMove.FAIL, cause="x")], fence)
+    assert store.retry(B, Again()) == 1
+    assert row(store, 0).state is RowState.WAITING
+    assert store.retry(B, Again("needs_person")) == 1
+    assert (row(store, 0).state, row(store, 0).asks, row(store, 0).cause) == (RowState.PENDING, None, None)
+    assert store.write([intend(0, 2), finish(0, 2, outputs='{"a": "new"}')], fence) == [True, True]
+    assert store.write([finish(0, outputs='{"a": "old"}')], fence) == [True], "the old run's end stays with its attempt"
+    assert row(store, 0).outputs == '{"a": "new"}'
+
+
+# ── conversations of several rows ───────────────────────────────────────────────────────────────────────────────────
+
+TALKS = ["a", None, "b", "a", "a", "b"]
+
+
+def talks(store, names=TALKS):
+    """Rows 0, 3, 4 are one conversation, 2 and 5 another, 1 a row of its own."""
+    store.save_app(APP)
+    store.add_batch(batch())
+    store.add_rows(B, [replace(new_row(i), conversation=name) for i, name in enumerate(names)])
+    store.move_batch(B, BatchMove.CHECKED)
+    store.move_batch(B, BatchMove.START)
+    return store.take_over("tests")
+
+
+def placed(jobs):
+    return [(job.position, job.conversation, job.first, job.before) for job in jobs]
+
+
+def test_a_row_knows_the_first_turn_and_the_one_before_it(store):
+    fence = talks(store)
+    new = Before(RowState.PENDING)
+    turns = [(0, "a", 0, None), (1, None, None, None), (2, "b", 2, None), (3, "a", 0, new), (4, "a", 0, new)]
+    turns.append((5, "b", 2, new))
+    assert placed(store.startable(B, 0.0, -1, 9, None)) == turns
+    store.write([intend(0), finish(0, conversation_id="c-a")], fence)
+    store.write([intend(2), Attach(key(2), "r", "t", conversation_id="c-b"), ask(2)], fence)
+    answered = Before(RowState.SUCCEEDED, conversation_id="c-a")
+    asked = Before(RowState.WAITING, asks=True, conversation_id="c-b")
+    assert placed(store.startable(B, 0.0, -1, 9, None))[1:] == [(3, "a", 0, answered), turns[4], (5, "b", 2, asked)]
+    store.write([intend(3), finish(3, move=RowMove.WAIT, status=RunStatus.FAILED, due_at=5.0)], fence)
+    assert placed(store.startable(B, 0.0, -1, 9, None))[1] == (4, "a", 0, Before(RowState.WAITING))
+    assert placed(store.startable(B, 9.0, -1, 9, None))[0] == (3, "a", 0, answered)
+    store.write([intend(1), intend(3, 2)], fence)
+    assert [placed([one.job])[0] for one in store.open_attempts(B)] == [turns[1], (3, "a", 0, answered)]
+    assert placed([one.job for one in store.to_check(B, -1, 9)]) == [(2, "b", 2, None)]
+    assert row(store, 0).conversation_id == "c-a"
+
+
+def test_the_next_turn(store):
+    fence = talks(store)
+    new = Before(RowState.PENDING)
+    ended = [("b", 2), ("a", 0), ("a", 4), ("nobody", 0), ("a", -1)]
+    found = placed(store.next_turns(B, ended, None))
+    assert found == [(5, "b", 2, new), (3, "a", 0, new), (0, "a", 0, None)]
+    assert [job.position for job in store.next_turns(B, ended, 5)] == [3, 0]
+    store.write([intend(3)], fence)
+    assert store.next_turns(B, [("a", 0)], None) == [], "it is under way"
+    assert [job.position for job in store.next_turns(B, [("a", 3)], None)] == [4]
+
+
+def test_a_broken_conversation_ends_from_a_turn_on(store):
+    fence = talks(store)
+    store.write([intend(0)], fence)
+    broken = Break(key(3, 0), "conversation_broken")
+    assert store.write([Break(key(1, 0), "x"), broken, broken, Break(key(9, 0), "x")], fence) == [
+        False,
+        True,
+        False,
+        False,
+    ]
+    assert [row(store, i).state for i in range(6)] == [
+        RowState.RUNNING, RowState.PENDING, RowState.PENDING, RowState.FAILED, RowState.FAILED, RowState.PENDING,
+    ]  # fmt: skip
+    assert (row(store, 4).cause, row(store, 4).attempts, row(store, 4).error) == ("conversation_broken", 0, None)
+    assert store.causes(B) == [("conversation_broken", RowState.FAILED, 2)]
+
+
+def test_later_turns_are_put_back_with_the_one_that_broke(store):
+    fence = talks(store, ["a", "a", "b", "a", "b"])
+    store.write([intend(0), finish(0, move=RowMove.FAIL, cause="model_down")], fence)
+    store.write([intend(2), finish(2, move=RowMove.FAIL, cause="other")], fence)
+    store.write([Break(key(1, 0), "conversation_broken"), Break(key(4, 0), "conversation_broken")], fence)
+    assert store.retry(B, Again("model_down")) == 3
+    assert [row(store, i).state for i in range(5)] == [
+        RowState.PENDING, RowState.PENDING, RowState.FAILED, RowState.PENDING, RowState.FAILED,
+    ]  # fmt: skip
+    assert row(store, 3).cause is None
+    assert store.retry(B, Again()) == 2
+
+
+def test_a_row_that_starts_again_forgets_its_conversation(store):
+    fence = talks(store)
+    store.write([intend(0), finish(0, move=RowMove.FAIL, cause="x", conversation_id="c-a")], fence)
+    store.retry(B, Again())
+    store.write([intend(0, 2)], fence)
+    assert row(store, 0).conversation_id is None
+
+
+@pytest.mark.parametrize("inputs", [None, {"q": "other"}])
+def test_rows_chosen_by_hand_take_their_later_turns_along_as_they_are(store, inputs):
+    fence = talks(store, ["a", "a", "b", "a", "b"])
+    store.write([intend(0), finish(0, move=RowMove.FAIL, cause="x")], fence)
+    store.write([intend(2), finish(2, move=RowMove.FAIL, cause="x")], fence)
+    store.write([Break(key(1, 0), "conversation_broken"), Break(key(4, 0), "conversation_broken")], fence)
+    assert store.retry(B, Again(positions=(0,), inputs=inputs)) == 3
+    assert [row(store, i).state for i in range(5)] == [
+        RowState.PENDING, RowState.PENDING, RowState.FAILED, RowState.PENDING, RowState.FAILED,
+    ]  # fmt: skip
+    assert row(store, 0).inputs == (inputs or {"q": "text 0"})
+    assert row(store, 1).inputs == {"q": "text 1"}
+    assert store.wishes([B])[B].touched == 1
+
+
+def test_rows_that_wait_are_put_back_by_hand_only_if_they_wait_for_a_person(store):
+    fence = fill(store, 2)
+    store.write([intend(0), ask(0, asks="[1]")], fence)
+    store.write([intend(1), finish(1, move=RowMove.WAIT, cause="model_down", due_at=5.0)], fence)
+    assert store.retry(B, Again(positions=(0, 1))) == 1
+    assert [row(store, i).state for i in range(2)] == [RowState.PENDING, RowState.WAITING]
+    assert row(store, 0).asks is None
+    assert store.next_due(B) == 5.0
+
+
+def test_a_batch_is_completed_around_rows_that_wait_for_a_person(store):
+    fence = fill(store, 2)
+    store.write([intend(0), ask(0)], fence)
+    assert store.close_batch(B, wants_to_end=False, reason="x") is None, "row 1 is still to be run"
+    store.write([intend(1), finish(1)], fence)
+    assert store.close_batch(B, wants_to_end=False, reason="x", at=7.0) is BatchState.COMPLETED
+
+
+def test_a_run_that_waits_for_a_person_was_paid_for(store):
+    fence = fill(store, 3)
+    store.write([intend(0), ask(0, price="0.1", currency="USD")], fence)
+    store.write([intend(1), finish(1, price="0.00000000000000000000000000002", currency="USD")], fence)
+    store.write([intend(2), finish(2, price="7", currency="CNY")], fence)
+    assert store.spent(B, with_price=True) == Spent(3, 27, Decimal("7.10000000000000000000000000002"))
+    store.write([finish(0, price="0.3", currency="USD")], fence)  # answered, and looked at again
+    assert store.spent(B, with_price=True) == Spent(3, 30, Decimal("7.30000000000000000000000000002"))

@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
-from tests.ports.building import B, fill
+from tests.ports.building import B, fill, intend
 
 from rowmill.domain.batch import BatchMove
 from rowmill.domain.errors import StoreError
@@ -85,6 +85,29 @@ def test_a_store_from_a_newer_version_is_refused_and_left_alone(tmp_path):
     assert raised.value.code == "store_too_new"
     assert raised.value.params == {"path": str(path), "revision": "9999", "known": migrations.NEWEST}
     assert hashlib.sha256(path.read_bytes()).digest() == before
+
+
+def test_a_store_of_the_first_revision_is_brought_up_to_date_with_its_rows(tmp_path):
+    path = tmp_path / "rowmill.db"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as conn:
+        config = revision._config()
+        config.attributes["connection"] = conn
+        command.upgrade(config, "0001")
+        conn.exec_driver_sql("INSERT INTO apps VALUES ('a', 'u', 'n', 'workflow', NULL, x'00', '')")
+        conn.exec_driver_sql(
+            "INSERT INTO batches (id, app_id, state, created_at, sheet_path, sheet_name, sheet_digest, settings, "
+            f"headers, mapping, form) VALUES ('{B}', 'a', 'queued', 1.0, 's', 's', 'd', '{{}}', '[]', '[]', '[]')"
+        )
+        conn.exec_driver_sql(
+            "INSERT INTO rows (batch_id, position, number, state, inputs, cells) "
+            f"VALUES ('{B}', 0, 2, 'pending', '{{}}', '[]')"
+        )
+    engine.dispose()
+    store = open_store(tmp_path)
+    assert [(row.position, row.state, row.asks) for row in store.results(B)] == [(0, "pending", None)]
+    assert store.write([intend(0)], store.take_over("tests")) == [True]
+    store.close()
 
 
 def test_a_migration_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
@@ -176,6 +199,11 @@ def test_the_readings_use_their_indexes(tmp_path):
     store.causes(B)
     store.known_runs(B, "u")
     store.counts(B)
+    store.known_talk(B, "u", ["a", "b"])
+    store.unsettled(B, "u")
+    store.to_check(B, 0, 5)
+    store.asking(B, 5)
+    store.next_turns(B, [("a", 3)], 9)
     plans = []
     with store._reading() as conn:
         conn.connection.driver_connection.set_trace_callback(None)
@@ -184,8 +212,11 @@ def test_the_readings_use_their_indexes(tmp_path):
                 steps = conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}").all()
                 plans.append(" ".join(step[3] for step in steps))
     store.close()
-    wanted = ["rows_waiting", "rows_waiting", "rows_by_state", "attempts_open", "attempts_open", "rows_waiting",
-              "rows_by_cause", "attempts_by_user", "rows_by_state"]  # fmt: skip
+    wanted = [
+        "rows_waiting", "rows_waiting", "rows_by_state", "attempts_open", "attempts_open", "rows_waiting",
+        "rows_by_cause", "attempts_by_user", "rows_by_state", "rows_waiting", "attempts_by_user", "attempts_by_user",
+        "attempts_by_user", "attempts_to_check", "rows_waiting", "rows_by_conversation",
+    ]  # fmt: skip
     assert len(plans) == len(wanted)
     for plan, index in zip(plans, wanted, strict=True):
         assert index in plan

@@ -226,3 +226,20 @@ async def test_without_a_worker_all_runs_are_lost_with_the_api() -> None:
             await asking
             serving.start_again()
             assert await look.logged("u-s", SLOW) == ["running"]
+
+
+# ── human input ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_paused_run_is_answered_through_its_form() -> None:
+    with serve(FakeDify(hold_ms=0)) as serving:
+        async with desk(serving) as look:
+            seen = await ask(serving, {"query": "[[fault:run_paused]]"})
+            assert seen.names[-2:] == ["human_input_required", "workflow_paused"]
+            run = serving.fake.ledger.runs[0]
+            assert await look.detail(run.run_id) == "paused"
+            form = f"/v1/form/human_input/form-{run.run_id}"
+            assert (await look.post(form, {"inputs": {}, "action": "maybe", "user": "u"}))[0] == 412
+            assert await look.post(form, {"inputs": {}, "action": "yes", "user": "u"}) == (200, {})
+            assert await look.detail(run.run_id) == "succeeded"
+            assert (await look.post(form, {"inputs": {}, "action": "yes", "user": "u"}))[0] == 412

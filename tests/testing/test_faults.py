@@ -69,6 +69,7 @@ CASES = [
     Case("gateway_504", "succeeded", "clean", 504, sees=_html(b"504 Gateway Time-out")),
     Case("reset_after", "succeeded", "cut", 0, sees=lambda seen: not seen.raw),
     Case("cut_started", "succeeded", **_LOST),
+    Case("cut_end", "succeeded", "cut", sees=lambda seen: seen.names == WHOLE[:-1]),
     Case("cut_at_byte", "succeeded", "cut", params={"n": 60}, sees=lambda seen: len(seen.body) == 60),
     Case("clean_eof_started", "succeeded", "clean", sees=lambda seen: seen.names == START),
     Case("eof_no_id", "succeeded", "clean", params={"delay_s": 0.02}, sees=lambda seen: seen.body == PING),

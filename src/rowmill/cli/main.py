@@ -29,6 +29,7 @@ _COMMANDS = {
     "show": ("reading", "show"),
     "export": ("reading", "export"),
     "retry": ("run", "retry"),
+    "check": ("check", "check"),
     "pause": ("control", "pause"),
     "stop": ("control", "stop"),
     "resume": ("control", "resume"),

@@ -16,6 +16,7 @@ from rowmill.cli.given import key_from, settings_for
 from rowmill.cli.run import guarantee_code
 from rowmill.cli.session import Session
 from rowmill.cli.summary import counts_json, show_summary, summary_json
+from rowmill.cli.waiting import asking_json
 from rowmill.cli.watch import run_loop
 from rowmill.domain.batch import UNFINISHED
 from rowmill.domain.errors import UsageError
@@ -87,11 +88,13 @@ def show(
             {"cause": cause, "state": state.value, "rows": rows, "advice": session.say(f"advice.{cause}")}
             for cause, state, rows in workbench.batches.causes(batch.id)
         ]
-        counts, files = workbench.batches.counts(batch.id), workbench.batches.output_files(batch.id)
-        summary = summary_json(batch, counts, files, 0.0, None)
+        batches = workbench.batches
+        counts, prices, files = batches.counts(batch.id), batches.prices(batch.id), batches.output_files(batch.id)
+        summary = summary_json(batch, counts, prices, files, 0.0, None)
         del summary["output"], summary["seconds"]
         app = {"name": batch.app.name, "base_url": batch.app.base_url, "mode": batch.app.mode.value}
-        session.answer({**summary, "app": app, "sheet": batch.sheet_path, "causes": causes})
+        asking = asking_json(workbench, batch)
+        session.answer({**summary, "app": app, "sheet": batch.sheet_path, "causes": causes, "asking": asking})
 
 
 def export(
@@ -172,6 +175,7 @@ def _doctor_json(session: Session, info: AppInfo) -> dict[str, object]:
             "by_run_id": info.recovery.by_run_id,
             "by_user": info.recovery.by_user,
             "from_start": info.recovery.from_start,
+            "by_message": info.recovery.by_message,
             "silent_refusals": info.recovery.silent_refusals,
         },
         "guarantee": session.say(guarantee_code(info)),

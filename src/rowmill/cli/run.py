@@ -54,8 +54,8 @@ CauseName = Annotated[str | None, typer.Option("--cause", metavar="CAUSE", help=
 
 # Why a batch pauses before anything was run: it was set up wrongly, so the exit says "bad configuration".
 _SETUP_CAUSES = {
-    Cause.BAD_KEY, Cause.FORBIDDEN, Cause.WRONG_MODE, Cause.UNPUBLISHED, Cause.VERSION_GONE, Cause.NOT_DIFY,
-    Cause.REDIRECTED, Cause.MODEL_SETUP, Cause.NOT_FOUND,
+    Cause.BAD_KEY, Cause.FORBIDDEN, Cause.WRONG_MODE, Cause.UNPUBLISHED, Cause.VERSION_GONE, Cause.VERSION_REFUSED,
+    Cause.NOT_DIFY, Cause.REDIRECTED, Cause.MODEL_SETUP, Cause.NOT_FOUND,
 }  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def _retry(job: Job, batch: BatchRecord, again: Again, changes: dict[str, Any]) 
     if not may_replace(session, job.output, batch.settings.output, yes=job.yes):
         session.tell("nothing_sent")
         return OK
-    batch = _ready(job, batch)
+    batch = ready(job, batch)
     session.tell("retry_rows", count=batches.retry(batch, again), batch=batch.id)
     return _run_and_report(job, batches.find(batch.id), changes)
 
@@ -273,6 +273,8 @@ def guarantee_code(info: AppInfo) -> str:
         return "guarantee.full"
     if recovery.by_user:
         return "guarantee.late"
+    if recovery.by_message:
+        return "guarantee.chatflow" if recovery.by_run_id else "guarantee.by_message"
     return "guarantee.by_id" if recovery.by_run_id else "guarantee.none"
 
 
@@ -332,13 +334,23 @@ def _resume(job: Job, batch_id: str, sheet: Path | None, base_url: str | None, c
     if not may_replace(job.session, job.output, batch.settings.output, yes=job.yes):
         job.session.tell("nothing_sent")
         return OK
+    counts = job.workbench.batches.counts(batch.id)
+    if counts.asking or counts.of(RowState.UNKNOWN):
+        batch = ready(job, batch)
+        check_again(job, batch)
     if batch.state not in UNFINISHED | IDLE:
         job.session.tell("already_done", batch=batch.id, state=job.session.say(f"batch_state.{batch.state.value}"))
-        return _report(job, batch, None)
-    return _run_and_report(job, _ready(job, batch), changes)
+        return report(job, batch, None)
+    return _run_and_report(job, ready(job, batch), changes)
 
 
-def _ready(job: Job, batch: BatchRecord) -> BatchRecord:
+def check_again(job: Job, batch: BatchRecord) -> None:
+    """Look once more at rows that are unknown or wait for a person: they may have ended meanwhile."""
+    checked = run_loop(job.workbench.batches.check(job.engine, batch, api_key=job.key))
+    job.session.tell("checked", looked=checked.looked, ended=checked.ended)
+
+
+def ready(job: Job, batch: BatchRecord) -> BatchRecord:
     """The batch, once its app was seen to be there and its key to be good."""
     return run_loop(job.workbench.batches.refresh(batch, job.key))  # type: ignore[no-any-return]
 
@@ -351,13 +363,13 @@ def _run_and_report(job: Job, batch: BatchRecord, changes: dict[str, Any]) -> in
     if changes:
         batch = replace(batch, settings=replace(batch.settings, **changes))
     if batch.state not in UNFINISHED | IDLE:
-        return _report(job, batch, None)
+        return report(job, batch, None)
     until = job.workbench.batches.sample_end(batch.id, job.sample) if job.sample else None
     job.session.tell("batch_started", batch=batch.id)
     watched = run_loop(watch(job.session, job.workbench, job.engine, batch, api_key=job.key, until=until))
     if until is not None and _goes_on(job, batch, watched):
         watched = run_loop(watch(job.session, job.workbench, job.engine, batch, api_key=job.key))
-    return _report(job, batch, watched)
+    return report(job, batch, watched)
 
 
 def _goes_on(job: Job, batch: BatchRecord, watched: Watched) -> bool:
@@ -380,10 +392,11 @@ def _goes_on(job: Job, batch: BatchRecord, watched: Watched) -> bool:
 
 def _summary(job: Job, batch: BatchRecord, seconds: float, output: Path | None) -> dict[str, Any]:
     batches = job.workbench.batches
-    return summary_json(batch, batches.counts(batch.id), batches.output_files(batch.id), seconds, output)
+    prices, files = batches.prices(batch.id), batches.output_files(batch.id)
+    return summary_json(batch, batches.counts(batch.id), prices, files, seconds, output)
 
 
-def _report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
+def report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
     session, workbench = job.session, job.workbench
     batch = workbench.batches.find(batch.id)
     trouble = _export(job, batch)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rowmill.cli.given import options_again
+from rowmill.cli.waiting import show_asking
 from rowmill.cli.watch import duration, reason_text
 from rowmill.domain.batch import UNFINISHED, RowState
 from rowmill.domain.mapping import column_letter
+from rowmill.domain.money import show_price
 from rowmill.workbench.beside import folder_of
 
 if TYPE_CHECKING:
+    from decimal import Decimal
     from pathlib import Path
 
     from rowmill.cli.session import Session
@@ -20,21 +23,28 @@ if TYPE_CHECKING:
 
 
 def counts_json(counts: Counts) -> dict[str, int]:
-    """Rows by state; `total` leaves out what is skipped."""
+    """Rows by state; `total` leaves out what is skipped, `asking` are those of the waiting that wait for a person."""
     by_state = {state.value: counts.of(state) for state in RowState}
-    return {"total": counts.total, "done": counts.done, **by_state, "tokens": counts.tokens}
+    return {"total": counts.total, "done": counts.done, **by_state, "asking": counts.asking, "tokens": counts.tokens}
 
 
 def summary_json(
-    batch: BatchRecord, counts: Counts, files: tuple[int, int], seconds: float, output: Path | None
+    batch: BatchRecord,
+    counts: Counts,
+    prices: dict[str, Decimal],
+    files: tuple[int, int],
+    seconds: float,
+    output: Path | None,
 ) -> dict[str, Any]:
-    """`files`: output files that are kept, and that could not be; `seconds`: how long this call ran the batch."""
+    """`files`: output files that are kept, and that could not be; `seconds`: how long this call ran the batch. Prices
+    stay texts: a JSON number would be read as a float."""
     return {
         "batch": batch.id,
         "state": batch.state.value,
         "reason": batch.reason,
         "detail": batch.detail,
         **counts_json(counts),
+        "price": {currency: show_price(price) for currency, price in prices.items()},
         "seconds": round(seconds, 3),
         "output_files": files[0],
         "output_files_lost": files[1],
@@ -78,9 +88,12 @@ def show_summary(
         if count := counts.of(state):
             session.show(session.say("count_line", state=session.say(f"state.{state.value}"), count=f"{count:,}"))
     session.show(session.say("total_line", total=f"{counts.total:,}", tokens=f"{counts.tokens:,}"))
+    for currency, price in workbench.batches.prices(batch.id).items():
+        session.show(session.say("cost_line", price=show_price(price), currency=currency))
     if seconds:
         session.show(session.say("time_line", time=duration(session.say, seconds)))
     _show_causes(session, workbench, batch)
+    show_asking(session, workbench, batch)
     if output is not None:
         session.show(session.say("results_at", path=str(output)))
     _show_files(session, *workbench.batches.output_files(batch.id), output)
@@ -122,5 +135,7 @@ def _show_next(session: Session, batch: BatchRecord, counts: Counts, options: st
         session.show(session.say("how_to_resume", batch=batch.id, options=options))
     if counts.of(RowState.FAILED, RowState.STOPPED):
         session.show(session.say("how_to_retry", batch=batch.id, options=options))
+    if counts.asking or counts.of(RowState.UNKNOWN):
+        session.show(session.say("how_to_check", batch=batch.id))
     if counts.of(RowState.UNKNOWN):
         session.show(session.say("how_to_resend", batch=batch.id, options=options))

@@ -7,7 +7,6 @@ import json
 import os
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -16,15 +15,29 @@ import aiohttp
 import orjson
 
 from rowmill.dify.classify import read_error, read_exception, read_http_date
+from rowmill.dify.connector import ON_SEND, Connector
 from rowmill.dify.events import RunReader, read_blocking, read_detail
 from rowmill.dify.files import SignedLinks, upload_form
+from rowmill.dify.logged import read_inputs, read_logged
 from rowmill.dify.raw import read_json
 from rowmill.dify.sse import LARGEST_EVENT, EventDecoder
+from rowmill.dify.talk import read_conversation, read_said
 from rowmill.domain.batch import Outcome, RunStatus
 from rowmill.domain.errors import DifyFailureError
 from rowmill.domain.form import Mode
 from rowmill.domain.verdict import Failure, FailureKind
-from rowmill.ports.dify import Finished, LoggedRun, OnSend, Opened, RunDetail, RunEvent, RunRequest, Uploaded
+from rowmill.ports.dify import (
+    Conversation,
+    Finished,
+    LoggedRun,
+    OnSend,
+    Opened,
+    RunDetail,
+    RunEvent,
+    RunRequest,
+    Said,
+    Uploaded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -96,7 +109,7 @@ class DifyClient:
         if self._session is None:
             # A fresh connection per call: Dify's server has ten by default and idle ones starve others; and a stale
             # one that breaks under a run would leave us not knowing whether the run was started.
-            connector = _Connector(limit=0, force_close=True, ttl_dns_cache=60)
+            connector = Connector(self._deadlines.connect, limit=0, force_close=True, ttl_dns_cache=60)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 headers=self._headers,
@@ -139,7 +152,7 @@ class DifyClient:
             sent = True
 
         body = _run_json(self._run_body(request))
-        token = _ON_SEND.set(sending)
+        token = ON_SEND.set(sending)
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._http().post(
@@ -154,7 +167,7 @@ class DifyClient:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise DifyFailureError(read_exception(error, sent=sent)) from None
         finally:
-            _ON_SEND.reset(token)
+            ON_SEND.reset(token)
 
     def _run_path(self, request: RunRequest) -> str:
         if self.mode is Mode.WORKFLOW and request.workflow_id:
@@ -217,14 +230,30 @@ class DifyClient:
         detail, outcome = read_detail(body)
         if detail.get("id") is None:
             return None
-        return RunDetail(run_id, str(detail.get("status")), outcome, _inputs(detail.get("inputs")))
+        return RunDetail(run_id, str(detail.get("status")), outcome, read_inputs(detail.get("inputs")))
 
     async def runs_of(self, user: str, after: float) -> list[LoggedRun]:
         """See DifyApp.runs_of."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(after))
         query = {"created_by_end_user_session_id": user, "created_at__after": moment, "limit": "100"}
         body, _ = await self._call("GET", "/workflows/logs", query=query)
-        return [run for run in map(_logged, _json(body).get("data") or []) if run is not None]
+        return [run for run in map(read_logged, _items(body)) if run is not None]
+
+    async def conversations(self, user: str) -> list[Conversation]:
+        """See DifyApp.conversations."""
+        body, _ = await self._call("GET", "/conversations", query={"user": user, "limit": "100"})
+        return [one for one in map(read_conversation, _items(body)) if one is not None]
+
+    async def messages(self, conversation_id: str, user: str) -> list[Said]:
+        """See DifyApp.messages."""
+        query = {"user": user, "conversation_id": conversation_id, "limit": "100"}
+        try:
+            body, _ = await self._call("GET", "/messages", query=query)
+        except DifyFailureError as error:
+            if error.failure.status == 404 and error.failure.code == "not_found":  # noqa: PLR2004
+                return []
+            raise
+        return [one for one in map(read_said, _items(body)) if one is not None]
 
     async def events(self, run_id: str, user: str) -> AsyncGenerator[RunEvent]:
         """The live events of a run that goes on (1.14 and later); for a finished one its end."""
@@ -406,25 +435,6 @@ def _run_json(body: dict[str, Any]) -> bytes:
         raise DifyFailureError(Failure(FailureKind.REFUSED, "invalid_param", text, 400)) from None
 
 
-# What `run` was given as `on_send`, for the connection that is being made in this task.
-_ON_SEND: ContextVar[OnSend | None] = ContextVar("on_send", default=None)
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Awaits `on_send` once the connection stands, and closes the connection where that raises."""
-
-    async def _create_connection(self, *args: Any) -> Any:
-        protocol = await super()._create_connection(*args)
-        on_send = _ON_SEND.get()
-        if on_send is not None:
-            try:
-                await on_send()
-            except BaseException:
-                protocol.close()
-                raise
-        return protocol
-
-
 async def _read_all(response: aiohttp.ClientResponse, largest: int) -> bytes:
     parts, size = [], 0
     async for chunk in response.content.iter_any():
@@ -460,25 +470,9 @@ def _json(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _inputs(value: Any) -> dict[str, Any]:
-    """Run detail carries inputs as JSON text."""
-    try:
-        inputs = read_json(value) if isinstance(value, str) else value
-    except ValueError:
-        inputs = None
-    return inputs if isinstance(inputs, dict) else {}
-
-
-def _logged(line: Any) -> LoggedRun | None:
-    run = line.get("workflow_run") if isinstance(line, dict) else None
-    if not isinstance(run, dict) or not run.get("id"):
-        return None
-    person = line.get("created_by_end_user")
-    user = person.get("session_id") if isinstance(person, dict) else None
-    created = run.get("created_at") or line.get("created_at")
-    # Before 1.2 times are texts.
-    moment = float(created) if isinstance(created, int | float) else read_http_date(str(created)) or 0.0
-    return LoggedRun(str(run["id"]), str(run.get("status")), moment, user)
+def _items(body: bytes) -> list[Any]:
+    items = _json(body).get("data")
+    return items if isinstance(items, list) else []
 
 
 def _to_json(value: Any) -> bytes:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rowmill.dify.asks import read_asks
 from rowmill.dify.raw import clean_text, member_text, read_json
 from rowmill.domain.batch import Outcome, RunStatus
 from rowmill.domain.causes import Cause, cause_of_text
 from rowmill.domain.errors import DifyFailureError
 from rowmill.domain.form import Mode
+from rowmill.domain.money import read_price, show_price, total
 from rowmill.domain.verdict import Failure, FailureKind
 from rowmill.ports.dify import Attached, Finished, RunEvent
 
+if TYPE_CHECKING:
+    from decimal import Decimal
+
 _STATUSES = {status.value for status in RunStatus}
 _ANSWER_EVENTS = ("message", "agent_message", "message_file")
+# An iteration or loop tells the price of its inner nodes once more, as its own: theirs alone are added up. (Dify sends
+# `*_completed` for such a node; some versions send `node_finished` as well.)
+_CONTAINERS = ("iteration", "loop")
+# Dify stopped listening to its own run, which may go on.
+_LEFT_ALONE = "queue listening stopped"
 
 
 class RunReader:
@@ -30,7 +39,8 @@ class RunReader:
         self._message_end: dict[str, Any] | None = None
         self._outcome: Outcome | None = None
         self._prices: dict[str, Decimal] = {}
-        self._currency: str | None = None
+        self._currencies: set[str] = set()
+        self._asks: list[dict[str, Any]] = []
         self.attached: Attached | None = None
 
     @property
@@ -96,12 +106,16 @@ class RunReader:
                 self._answer.append(str(event["answer"]))
             case "node_finished":
                 self._note_price(_object(event.get("data")))
+            case "human_input_required":
+                self._asks.append({"TYPE": event["event"], **_object(event.get("data"))})
             case "error":
                 return self._fail(event)
         return []
 
     def _finish(self, event: dict[str, Any], text: str, *, damaged: bool) -> list[RunEvent]:
         outcome = _read_run(_object(event.get("data")), member_text(text, "data", "outputs"), self.attached)
+        if outcome.status is RunStatus.PAUSED and outcome.asks is None:
+            outcome = replace(outcome, asks=read_asks(None, self._asks))
         self._outcome = replace(outcome, damaged=damaged)
         if self._mode.is_chat and self._outcome.status in (RunStatus.SUCCEEDED, RunStatus.PARTIAL):
             self._outcome = replace(self._outcome, outputs=self._chat_outputs(self._outcome.outputs))
@@ -119,32 +133,37 @@ class RunReader:
     def _chat_outputs(self, outputs: str) -> str:
         """The answer as the user would have seen it, beside whatever else the flow put out."""
         if self._answer or "answer" not in _object(read_json(outputs)):
-            return _answer_json("".join(self._answer))
+            return answer_json("".join(self._answer))
         return outputs
 
     def _note_price(self, node: dict[str, Any]) -> None:
         """Of each execution of a node once: its event can come twice."""
         metadata = _object(node.get("execution_metadata"))
-        if metadata.get("total_price") is None:
+        price = read_price(metadata.get("total_price"))
+        if price is None or node.get("node_type") in _CONTAINERS:
             return
-        try:
-            price = Decimal(str(metadata.get("total_price")))
-        except InvalidOperation:
-            return
-        if price.is_finite():
-            self._prices[clean_text(node.get("id")) or f"unnamed {len(self._prices)}"] = price
-            self._currency = clean_text(metadata.get("currency")) or self._currency
+        self._prices[clean_text(node.get("id")) or f"unnamed {len(self._prices)}"] = price
+        self._currencies |= {clean_text(metadata.get("currency")) or ""} - {""}
+
+    def _price_of_nodes(self) -> tuple[str | None, str | None]:
+        """No price where the nodes were paid for in different currencies: such a sum would mean nothing."""
+        if not self._prices or len(self._currencies) > 1:
+            return None, None
+        return show_price(total(self._prices.values())), next(iter(self._currencies), None)
 
     def _with_usage(self, outcome: Outcome) -> Outcome:
         usage = _usage(_object(self._message_end))
-        price = clean_text(usage.get("total_price")) or (f"{sum(self._prices.values()):f}" if self._prices else None)
+        # A chatflow's usage is the sum over its nodes: one of the two, never both.
+        price, currency = _price(usage), clean_text(usage.get("currency"))
+        if price is None:
+            price, currency = self._price_of_nodes()
         known = self.attached
         return replace(
             outcome,
             tokens=_first(outcome.tokens, _number(usage.get("total_tokens"))),
             seconds=_first(outcome.seconds, _number(usage.get("latency"))),
             price=price,
-            currency=clean_text(usage.get("currency")) or self._currency,
+            currency=currency,
             run_id=(known.run_id if known else None) or outcome.run_id,
             task_id=known.task_id if known else None,
             message_id=known.message_id if known else None,
@@ -155,8 +174,11 @@ class RunReader:
         if self._outcome is not None:
             return self.end()  # the run's own end has been told; what broke afterwards does not undo it
         message, code = clean_text(event.get("message")) or "", clean_text(event.get("code")) or ""
+        if self.attached is not None and _LEFT_ALONE in message.lower():
+            raise DifyFailureError(Failure(FailureKind.CUT, "stream_ended", message))
         if self.attached is not None or code == "completion_request_error":
-            return [Finished(self._with_usage(Outcome(RunStatus.FAILED, error=message or code)))]
+            failed = Outcome(RunStatus.FAILED, error=message or code, code=code or None)
+            return [Finished(self._with_usage(failed))]
         raise DifyFailureError(_start_failure(event, code, message))
 
 
@@ -189,10 +211,10 @@ def _read_message(answer: dict[str, Any], attached: Attached) -> Outcome:
     usage = _usage(answer)
     return Outcome(
         RunStatus.SUCCEEDED,
-        outputs=_answer_json(answer.get("answer") or ""),
+        outputs=answer_json(answer.get("answer") or ""),
         tokens=_number(usage.get("total_tokens")),
         seconds=_number(usage.get("latency")),
-        price=clean_text(usage.get("total_price")),
+        price=_price(usage),
         currency=clean_text(usage.get("currency")),
         run_id=attached.run_id,
         task_id=attached.task_id,
@@ -232,6 +254,7 @@ def _read_run(data: dict[str, Any], outputs: str | None, attached: Attached | No
         run_id=(attached.run_id if attached else None) or clean_text(data.get("id")),
         task_id=attached.task_id if attached else None,
         workflow_id=clean_text(data.get("workflow_id")),
+        asks=read_asks(data.get("reasons")) if status == RunStatus.PAUSED else None,
         conversation_id=attached.conversation_id if attached else None,
         message_id=attached.message_id if attached else None,
     )
@@ -251,6 +274,11 @@ def _usage(message: dict[str, Any]) -> dict[str, Any]:
     return _object(_object(message.get("metadata")).get("usage"))
 
 
+def _price(usage: dict[str, Any]) -> str | None:
+    price = read_price(usage.get("total_price"))
+    return None if price is None else show_price(price)
+
+
 def _is_end(status: Any) -> bool:
     return isinstance(status, str) and status in _STATUSES
 
@@ -260,7 +288,7 @@ def _number(value: Any) -> Any:
     return value if isinstance(value, int | float) and abs(value) < 2**63 else None
 
 
-def _answer_json(answer: Any) -> str:
+def answer_json(answer: Any) -> str:
     """As readable as can be: half a surrogate pair cannot be stored unescaped."""
     outputs = json.dumps({"answer": answer}, ensure_ascii=False)
     try:

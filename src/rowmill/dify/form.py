@@ -6,19 +6,23 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from rowmill.domain.form import QUERY, Field, FieldKind, FileSizes, Form, Mode
+from rowmill.domain.form import CONVERSATION, QUERY, Field, FieldKind, FileSizes, Form, Mode
 
 _KINDS = {kind.value for kind in FieldKind}
+_QUESTION = Field(variable=QUERY, kind=FieldKind.PARAGRAPH, label="Query", required=True)
+_TALK = Field(variable=CONVERSATION, kind=FieldKind.TEXT, label="Conversation")
 
 
 def read_form(parameters: dict[str, Any], mode: Mode) -> Form:
-    """The form of an app, in its order. A chat's question comes first. Controls that the server fills by itself
+    """The form of an app, in its order. A chat's question comes first, and what makes several rows the turns of one
+    conversation comes last. Controls that the server fills by itself
     (external_data_tool) and kinds we do not know are left out, unless they are required: then the kind is text."""
-    fields = [_query_field(mode)] if mode.is_chat else []
+    fields = [_QUESTION] if mode.is_chat else []
     for item in parameters.get("user_input_form") or []:
         fields.extend(_read_item(item))
     sizes = _read_sizes(parameters.get("system_parameters"))
-    return Form(tuple(replace(field, sizes=sizes) if field.kind.is_file else field for field in fields))
+    fields = [replace(field, sizes=sizes) if field.kind.is_file else field for field in fields]
+    return Form((*fields, _TALK) if mode.is_chat else tuple(fields))
 
 
 def _read_sizes(limits: Any) -> FileSizes | None:
@@ -30,11 +34,6 @@ def _read_sizes(limits: Any) -> FileSizes | None:
         audio=_positive(limits.get("audio_file_size_limit")),
         other=_positive(limits.get("file_size_limit")),
     )
-
-
-def _query_field(mode: Mode) -> Field:
-    del mode
-    return Field(variable=QUERY, kind=FieldKind.PARAGRAPH, label="Query", required=True)
 
 
 def _read_item(item: Any) -> list[Field]:

@@ -16,6 +16,7 @@ _RUN_OUTLIVES_CLIENT = (1, 9, 2)
 _LOG_AT_START = (1, 11, 0)
 _STREAMING_IN_CELERY = (1, 13, 0)
 _START_ERRORS_SHOWN = (1, 15, 0)
+_DISCONNECT_ABORTS = (1, 17, 0)
 
 
 def read_version(text: str | None) -> Version:
@@ -32,6 +33,10 @@ def recovery(version: str | None, mode: Mode) -> Recovery:
 
     Only workflow apps are in the log that can be asked by user, and only from 1.13 on is its line certain to be there
     when a run starts: on 1.11 and 1.12 it was seen, but the thread that writes it can die with the connection.
+
+    The answer of a chat is saved by whoever consumes its stream, when it is whole; so one that is found is right, and
+    one that was cut is not saved. From 1.17 on a cut aborts a chat or agent, and what is left of its answer could be
+    saved as if it were whole. Chatflows run in Celery from 1.13 on, and go on. Completion apps have no conversations.
     """
     known = read_version(version)
     streaming_runs = mode in (Mode.WORKFLOW, Mode.CHATFLOW)
@@ -41,5 +46,6 @@ def recovery(version: str | None, mode: Mode) -> Recovery:
         by_run_id=by_run_id,
         by_user=by_user and known >= _LOG_AT_START,
         from_start=by_user and known >= _STREAMING_IN_CELERY,
+        by_message=mode.is_chat and known != UNKNOWN_VERSION and (mode is Mode.CHATFLOW or known < _DISCONNECT_ABORTS),
         silent_refusals=streaming_runs and _STREAMING_IN_CELERY <= known < _START_ERRORS_SHOWN,
     )

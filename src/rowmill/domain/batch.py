@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from rowmill.domain.errors import IllegalMoveError
+from rowmill.domain.money import total
 
 
 class RowState(StrEnum):
@@ -42,33 +43,48 @@ class RowMove(StrEnum):
     FAIL = "fail"
     STOP = "stop"
     LOSE = "lose"
+    ASK = "ask"
+    """its run waits for a person; so does the row, without a moment at which it is due"""
+    BREAK = "break"
+    """an earlier turn of its conversation has no answer: it is not sent"""
     RETRY = "retry"
 
 
-_OPEN = frozenset({RowState.RUNNING, RowState.UNKNOWN})
+# Waiting: for a person. A row that waits for its next attempt has none that could still end.
+_OPEN = frozenset({RowState.RUNNING, RowState.UNKNOWN, RowState.WAITING})
 
 ROW_MOVES: dict[RowMove, tuple[frozenset[RowState], RowState]] = {
     RowMove.SKIP: (frozenset({RowState.PENDING}), RowState.SKIPPED),
     RowMove.START: (frozenset({RowState.PENDING, RowState.WAITING}), RowState.RUNNING),
-    RowMove.PUT_BACK: (_OPEN, RowState.PENDING),
+    RowMove.PUT_BACK: (_OPEN - {RowState.WAITING}, RowState.PENDING),
     RowMove.WAIT: (_OPEN, RowState.WAITING),
     RowMove.SUCCEED: (_OPEN, RowState.SUCCEEDED),
     RowMove.SUCCEED_IN_PART: (_OPEN, RowState.PARTIAL),
     RowMove.FAIL: (_OPEN, RowState.FAILED),
     RowMove.STOP: (_OPEN, RowState.STOPPED),
     RowMove.LOSE: (frozenset({RowState.RUNNING}), RowState.UNKNOWN),
-    RowMove.RETRY: (frozenset({RowState.FAILED, RowState.STOPPED, RowState.UNKNOWN}), RowState.PENDING),
+    RowMove.ASK: (frozenset({RowState.RUNNING, RowState.UNKNOWN}), RowState.WAITING),
+    RowMove.BREAK: (frozenset({RowState.PENDING}), RowState.FAILED),
+    RowMove.RETRY: (
+        frozenset({RowState.FAILED, RowState.STOPPED, RowState.UNKNOWN, RowState.WAITING}),
+        RowState.PENDING,
+    ),
 }
+
+# What is put back only by its cause: it may have been paid for, or still come to a good end.
+RETRIED_BY_CAUSE_ONLY = frozenset({RowState.UNKNOWN, RowState.WAITING})
 
 
 class AttemptState(StrEnum):
     """`intent`: committed, bytes may have left. `attached`: its run id is known. `unknown`: its reply was lost and is
-    being looked for. `done`, `refused` (no run was started) and `indeterminate` (looked for in vain) are ends;
-    only an indeterminate attempt can still be found out to be done."""
+    being looked for. `paused`: its run waits for a person, who may take days; its slot is free, because its run id
+    tells it from others. `done`, `refused` (no run was started) and `indeterminate` (looked for in vain) are ends; only
+    an indeterminate attempt can still be found out to be paused or done."""
 
     INTENT = "intent"
     ATTACHED = "attached"
     UNKNOWN = "unknown"
+    PAUSED = "paused"
     DONE = "done"
     REFUSED = "refused"
     INDETERMINATE = "indeterminate"
@@ -77,6 +93,7 @@ class AttemptState(StrEnum):
 class AttemptMove(StrEnum):
     ATTACH = "attach"
     LOSE = "lose"
+    ASK = "ask"
     FINISH = "finish"
     REFUSE = "refuse"
     GIVE_UP = "give_up"
@@ -88,8 +105,20 @@ ATTEMPT_MOVES: dict[AttemptMove, tuple[frozenset[AttemptState], AttemptState]] =
         AttemptState.ATTACHED,
     ),
     AttemptMove.LOSE: (frozenset({AttemptState.INTENT}), AttemptState.UNKNOWN),
-    AttemptMove.FINISH: (
+    AttemptMove.ASK: (
         frozenset({AttemptState.INTENT, AttemptState.ATTACHED, AttemptState.UNKNOWN, AttemptState.INDETERMINATE}),
+        AttemptState.PAUSED,
+    ),
+    AttemptMove.FINISH: (
+        frozenset(
+            {
+                AttemptState.INTENT,
+                AttemptState.ATTACHED,
+                AttemptState.UNKNOWN,
+                AttemptState.PAUSED,
+                AttemptState.INDETERMINATE,
+            }
+        ),
         AttemptState.DONE,
     ),
     AttemptMove.REFUSE: (frozenset({AttemptState.INTENT, AttemptState.UNKNOWN}), AttemptState.REFUSED),
@@ -241,6 +270,10 @@ class Outcome:
     message_id: str | None = None
     price: str | None = None
     currency: str | None = None
+    asks: str | None = None
+    """of a paused run: what it asks a person for, as JSON text; a list of objects with Dify's own names"""
+    code: str | None = None
+    """Dify's own error code, where an `error` event ended the run"""
     damaged: bool = False
     """the stream held bytes that are no UTF-8; they stand as U+FFFD in `outputs`"""
 
@@ -277,11 +310,12 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a batch has cost: rows that ended, tokens, price in the currency that Dify tells."""
+    """What a batch has cost: rows that ended or wait for a person, tokens, price in the currency that Dify tells; of
+    several currencies the sum of all, so that a limit acts too soon rather than too late."""
 
     rows: int = 0
     tokens: int = 0
     price: Decimal = Decimal(0)
 
     def plus(self, *, rows: int = 0, tokens: int = 0, price: Decimal = Decimal(0)) -> Spent:
-        return Spent(self.rows + rows, self.tokens + tokens, self.price + price)
+        return Spent(self.rows + rows, self.tokens + tokens, total((self.price, price)))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import Outcome, RowMove
 from rowmill.domain.causes import Cause
+from rowmill.domain.money import read_price
 from rowmill.domain.pace_budget import retry_budget
 from rowmill.domain.verdict import Action, Verdict
 
@@ -67,9 +68,11 @@ class Brakes:
         return replace(verdict, action=Action.SETTLE, move=RowMove.FAIL)
 
     def note(self, verdict: Verdict, outcome: Outcome) -> Brake | None:
-        """A run ended: the brake that acts now, if one does."""
+        """A run ended, or waits for a person, which counts as much: it was paid for. The brake that acts now, if one
+        does."""
         ended = verdict.move is not RowMove.WAIT
-        self._spent = self._spent.plus(rows=int(ended), tokens=outcome.tokens or 0, price=read_price(outcome.price))
+        price = read_price(outcome.price) or Decimal(0)
+        self._spent = self._spent.plus(rows=int(ended), tokens=outcome.tokens or 0, price=price)
         if ended:
             self._recent.append(verdict.move is RowMove.FAIL)
         if verdict.move is RowMove.SUCCEED:
@@ -94,12 +97,3 @@ class Brakes:
     def seconds_left(self, running: float) -> float | None:
         """How long the batch may go on, having run for so long since a person started it."""
         return None if self._limits.seconds is None else max(0.0, self._limits.seconds - running)
-
-
-def read_price(text: str | None) -> Decimal:
-    """A price as Dify tells it; 0 for none, and for what is no number."""
-    try:
-        price = Decimal(text or 0)
-    except InvalidOperation:
-        return Decimal(0)
-    return price if price.is_finite() else Decimal(0)

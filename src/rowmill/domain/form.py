@@ -10,6 +10,9 @@ from typing import Any
 
 # The question of a chat, chatflow or agent app. Not one of Dify's `inputs`: it travels beside them.
 QUERY = "sys.query"
+# Which conversation of the sheet a row is a turn of. Ours, not Dify's: it is never sent.
+CONVERSATION = "sys.conversation"
+SIDE_FIELDS = frozenset({QUERY, CONVERSATION})
 
 
 class Mode(StrEnum):

@@ -9,13 +9,17 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from rowmill.domain.errors import MappingError
-from rowmill.domain.form import QUERY
+from rowmill.domain.form import CONVERSATION, QUERY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping as Dict
     from collections.abc import Sequence
 
     from rowmill.domain.form import Field, Form
+
+
+# What people call the fields that are no input of the app's own, the surest name first.
+_ALIASES = {QUERY: ("query",), CONVERSATION: ("conversation", "会话", "对话", "conversation_id")}
 
 
 class Reason(StrEnum):
@@ -104,8 +108,9 @@ def _refuse_twice(form: Form, names: list[str]) -> None:
 
 
 def find_field(form: Form, name: str) -> Field | None:
-    """A field by its variable or, if only one field has it, by its label. `query` also names a chat's question."""
-    exact = form.field(name) or (form.field(QUERY) if name == "query" else None)
+    """A field by its variable or, if only one field has it, by its label. `query` also names a chat's question, and
+    `conversation` what makes rows the turns of one."""
+    exact = form.field(name) or next((form.field(field) for field, names in _ALIASES.items() if name in names), None)
     if exact is not None:
         return exact
     labelled = [f for f in form.fields if _plain(f.title) == _plain(name)]
@@ -146,7 +151,7 @@ def _find_column(headers: Sequence[str], wanted: str) -> int:
 def _guess(form: Form, spec: Field, headers: Sequence[str], stamped: Dict[str, str]) -> Feed | None:
     for reason, found in (
         (Reason.TEMPLATE, [i for i, h in enumerate(headers) if stamped.get(h) == spec.variable]),
-        (Reason.VARIABLE, [i for i, h in enumerate(headers) if h in _names(form, spec)]),
+        (Reason.VARIABLE, _by_name(form, spec, headers)),
         (Reason.LABEL, _by_label(form, spec, headers)),
         (Reason.SIMILAR, _similar(form, spec, headers)),
     ):
@@ -157,9 +162,15 @@ def _guess(form: Form, spec: Field, headers: Sequence[str], stamped: Dict[str, s
     return None
 
 
-def _names(form: Form, spec: Field) -> set[str]:
-    question = spec.variable == QUERY and form.field("query") is None
-    return {spec.variable, "query"} if question else {spec.variable}
+def _by_name(form: Form, spec: Field, headers: Sequence[str]) -> list[int]:
+    """The columns with the first of its names that any column has."""
+    found = ([i for i, h in enumerate(headers) if h == name] for name in _names(form, spec))
+    return next((columns for columns in found if columns), [])
+
+
+def _names(form: Form, spec: Field) -> list[str]:
+    aliases = _ALIASES.get(spec.variable, ())
+    return [spec.variable, *(name for name in aliases if form.field(name) is None)]
 
 
 def _by_label(form: Form, spec: Field, headers: Sequence[str]) -> list[int]:

@@ -18,6 +18,8 @@ class Counts:
 
     by_state: dict[RowState, int] = field(default_factory=dict)
     tokens: int = 0
+    asking: int = 0
+    """of the waiting rows, those that wait for a person"""
 
     def of(self, *states: RowState) -> int:
         return sum(self.by_state.get(state, 0) for state in states)
@@ -26,6 +28,11 @@ class Counts:
     def total(self) -> int:
         """Rows to be run: blank rows of the sheet keep their place but do not count."""
         return sum(self.by_state.values()) - self.of(RowState.SKIPPED)
+
+    @property
+    def open(self) -> int:
+        """Rows for which there is, or will be, something to do without anybody's help."""
+        return self.of(RowState.PENDING, RowState.RUNNING, RowState.WAITING) - self.asking
 
     @property
     def done(self) -> int:

@@ -62,38 +62,87 @@ class Verdict:
     """whether the attempt counts as one that may have been billed"""
 
 
-# Dify's error codes that no row can get around [contract §5.1].
-_APP_CODES: dict[str, Cause] = {
-    "unauthorized": Cause.BAD_KEY,
-    "forbidden": Cause.FORBIDDEN,
-    "workflow_version_execution_not_allowed": Cause.VERSION_GONE,
-    "not_workflow_app": Cause.WRONG_MODE,
-    "not_chat_app": Cause.WRONG_MODE,
-    "not_completion_app": Cause.WRONG_MODE,
-    "app_unavailable": Cause.UNPUBLISHED,
-    "agent_not_published": Cause.UNPUBLISHED,
-    "provider_not_initialize": Cause.MODEL_SETUP,
-    "provider_quota_exceeded": Cause.QUOTA,
-    "model_currently_not_support": Cause.MODEL_SETUP,
-    "rate_limit_error": Cause.QUOTA,
-    "not_dify": Cause.NOT_DIFY,
-    "redirected": Cause.REDIRECTED,
-}
+class _Effect(StrEnum):
+    """What a refusal means for the row and for the batch."""
 
-_ROW_CODES: dict[str, Cause] = {
-    "file_too_large": Cause.TOO_LARGE,
-    "request_entity_too_large": Cause.TOO_LARGE,
-    "unsupported_file_type": Cause.BAD_FILE,
-    "file_gone": Cause.FILE_GONE,
-    "reply_too_large": Cause.TOO_LARGE,
-}
+    GATE = "gate"
+    """no run; the same row goes again once the app's gate opens"""
+    PAUSE = "pause"
+    """no run, and no other row fares better: the batch pauses and the row stays pending"""
+    ROW = "row"
+    """no run; the row's own data is to blame"""
+    MODEL = "model"
+    """the model's own words: a run was started"""
+    LOOK = "look"
+    """a run was started, and nobody listens to it any more"""
 
-_APP_CAUSES = frozenset({Cause.UNPUBLISHED, Cause.VERSION_GONE, Cause.NOT_DIFY, Cause.BAD_KEY, Cause.FORBIDDEN})
 
-# The model's own words in chat, agent and completion apps: a run was started.
-_MODEL_ERROR = "completion_request_error"
-_TOO_MANY = "too many requests"
-_UNPUBLISHED = "workflow not published"
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of the table; whatever it does not name fits. `cause` None: the message tells it."""
+
+    effect: _Effect
+    cause: Cause | None
+    code: str | None = None
+    status: tuple[int, ...] = ()
+    text: str | None = None
+
+    def fits(self, failure: Failure) -> bool:
+        return (
+            (self.code is None or self.code == failure.code)
+            and (not self.status or failure.status in self.status)
+            and (self.text is None or re.search(self.text, failure.message, re.IGNORECASE) is not None)
+        )
+
+
+_G, _P, _R = _Effect.GATE, _Effect.PAUSE, _Effect.ROW
+
+# Refusals by Dify and by proxies in front of it [contract §5.1, §5.2, users.md §4]: the first line that fits counts.
+# tests/domain/test_verdict.py has each with the text as it is sent.
+_REFUSALS: tuple[_Line, ...] = (
+    # The model's error may read like any of the others, so it comes first.
+    _Line(_Effect.MODEL, None, code="completion_request_error"),
+    _Line(_Effect.LOOK, Cause.REPLY_LOST, text=r"queue listening stopped"),
+    # The app's own limit of runs at once comes as 429 or, just as often, as 400 invalid_param.
+    _Line(_G, Cause.APP_LIMIT, code="too_many_requests"),
+    _Line(_G, Cause.APP_LIMIT, text=r"^too many requests"),
+    # Plan quotas are 429 too, and no waiting of seconds helps.
+    _Line(_P, Cause.QUOTA, code="rate_limit_error"),
+    _Line(_P, Cause.QUOTA, code="provider_quota_exceeded"),
+    _Line(_P, Cause.MODEL_SETUP, code="provider_not_initialize"),
+    _Line(_P, Cause.MODEL_SETUP, code="model_currently_not_support"),
+    _Line(_P, Cause.UNPUBLISHED, text=r"workflow not published"),
+    _Line(_P, Cause.UNPUBLISHED, code="app_unavailable"),
+    _Line(_P, Cause.UNPUBLISHED, code="agent_not_published"),
+    _Line(_P, Cause.WRONG_MODE, code="not_workflow_app"),
+    _Line(_P, Cause.WRONG_MODE, code="not_chat_app"),
+    _Line(_P, Cause.WRONG_MODE, code="not_completion_app"),
+    _Line(_P, Cause.WRONG_MODE, text=r"does not support blocking mode"),
+    _Line(_P, Cause.VERSION_REFUSED, code="workflow_version_execution_not_allowed"),
+    _Line(_P, Cause.VERSION_GONE, status=(400,), text=r"^invalid workflow_id format|draft workflow"),
+    _Line(_P, Cause.VERSION_GONE, status=(404,), text=r"workflow"),
+    _Line(_R, Cause.CONVERSATION_GONE, code="conversation_completed"),
+    _Line(_R, Cause.CONVERSATION_GONE, status=(404,), text=r"^conversation not exists"),
+    _Line(_R, Cause.TOO_LARGE, code="file_too_large"),
+    _Line(_R, Cause.TOO_LARGE, code="reply_too_large"),
+    _Line(_R, Cause.BAD_FILE, code="unsupported_file_type"),
+    _Line(_R, Cause.FILE_GONE, code="file_gone"),
+    # Not Dify's own answer.
+    _Line(_P, Cause.NOT_DIFY, code="not_dify"),
+    _Line(_P, Cause.REDIRECTED, code="redirected"),
+    _Line(_G, Cause.EDGE_LIMIT, code="edge_1015"),
+    # What is left, by status.
+    _Line(_P, Cause.BAD_KEY, code="unauthorized"),
+    _Line(_P, Cause.BAD_KEY, status=(401,)),
+    _Line(_P, Cause.FORBIDDEN, code="forbidden"),
+    _Line(_P, Cause.FORBIDDEN, status=(403,)),
+    _Line(_R, Cause.NOT_FOUND, status=(404,)),
+    _Line(_R, Cause.TOO_LARGE, status=(413,)),
+    _Line(_G, Cause.RATE_LIMIT, status=(429,)),
+    _Line(_G, Cause.UNREACHABLE, status=(503,)),
+    _Line(_R, None),
+)
+
 SERVER_TRIES = 3
 UPLOAD_TRIES = 6
 _LOST_UPLOAD = "invalid upload file"
@@ -108,23 +157,30 @@ def judge_failure(failure: Failure, tries: int) -> Verdict:
         case FailureKind.NOT_SENT:
             return Verdict(Action.RESEND, Cause.UNREACHABLE, counts=False)
         case FailureKind.REFUSED:
-            return _judge_refusal(failure, cause_of_failure(failure), tries)
+            return _judge_refusal(failure, tries)
 
 
-def _judge_refusal(failure: Failure, cause: Cause, tries: int) -> Verdict:
-    if cause in (Cause.APP_LIMIT, Cause.RATE_LIMIT, Cause.EDGE_LIMIT, Cause.UNREACHABLE):
-        return Verdict(Action.RESEND, cause, counts=False)
-    if failure.code in _APP_CODES or cause in _APP_CAUSES:
-        return Verdict(Action.RESEND, cause, pause=True, counts=False)
-    if failure.code == _MODEL_ERROR and cause in PASSING:
-        return judge_server_error(cause, tries)
-    return Verdict(Action.SETTLE, cause, RowMove.FAIL, pause=cause in HOPELESS)
+def _judge_refusal(failure: Failure, tries: int) -> Verdict:
+    effect, cause = _line_of(failure).effect, cause_of_failure(failure)
+    match effect:
+        case _Effect.GATE | _Effect.PAUSE:
+            return Verdict(Action.RESEND, cause, pause=effect is _Effect.PAUSE, counts=False)
+        case _Effect.LOOK:
+            return Verdict(Action.RECONCILE, cause)
+        case _Effect.MODEL if cause in PASSING:
+            return judge_server_error(cause, tries)
+        case _:
+            return Verdict(Action.SETTLE, cause, RowMove.FAIL, pause=cause in HOPELESS)
+
+
+def _line_of(failure: Failure) -> _Line:
+    return next(line for line in _REFUSALS if line.fits(failure))
 
 
 def judge_server_error(cause: Cause, tries: int) -> Verdict:
     """An error of the server that started no run: some more tries, then the row's own data is to blame."""
     if tries < SERVER_TRIES:
-        return Verdict(Action.RETRY, cause, RowMove.WAIT, delay=retry_delay(tries))
+        return Verdict(Action.RETRY, cause, RowMove.WAIT, delay=retry_delay(tries, cause))
     return Verdict(Action.SETTLE, cause, RowMove.FAIL)
 
 
@@ -152,42 +208,19 @@ def lost_upload(failure: Failure) -> bool:
 
 def cause_of_failure(failure: Failure) -> Cause:
     """The cause of a call that failed."""
-    text = failure.message.lower()
-    if failure.kind is FailureKind.NOT_SENT:
-        return Cause.UNREACHABLE
-    if failure.code == _MODEL_ERROR:
-        return cause_of_text(failure.message)
-    if text.startswith(_TOO_MANY) or failure.code == "too_many_requests":
-        return Cause.APP_LIMIT
-    if _UNPUBLISHED in text:
-        return Cause.UNPUBLISHED
-    if failure.code in _APP_CODES:
-        return _APP_CODES[failure.code]
-    if failure.code in _ROW_CODES:
-        return _ROW_CODES[failure.code]
-    return _cause_of_status(failure)
-
-
-def _cause_of_status(failure: Failure) -> Cause:
-    match failure.status:
-        case 429:
-            return Cause.EDGE_LIMIT if failure.code == "edge_1015" else Cause.RATE_LIMIT
-        case 503 if failure.kind is FailureKind.REFUSED:
+    match failure.kind:
+        case FailureKind.NOT_SENT:
             return Cause.UNREACHABLE
-        case 401:
-            return Cause.BAD_KEY
-        case 403:
-            return Cause.FORBIDDEN
-        case 404:
-            return Cause.VERSION_GONE if "workflow" in failure.message.lower() else Cause.NOT_FOUND
-        case 413:
+        case FailureKind.REFUSED:
+            line = _line_of(failure)
+            otherwise = Cause.RUN_FAILED if line.effect is _Effect.MODEL else Cause.BAD_INPUT
+            return line.cause or cause_of_text(failure.message, otherwise)
+        case _ if failure.code == "reply_too_large":
             return Cause.TOO_LARGE
-        case 400 | 415 | 422:
-            return cause_of_text(failure.message, Cause.BAD_INPUT)
-        case int() as status if status >= 500:  # noqa: PLR2004
-            return Cause.SERVER_ERROR
         case _:
-            return Cause.BAD_INPUT if failure.kind is FailureKind.REFUSED else Cause.REPLY_LOST
+            # Also HTML of a proxy that has stopped waiting (502, 504, 524): the run may be alive.
+            by_server = failure.status is not None and failure.status >= 500  # noqa: PLR2004
+            return Cause.SERVER_ERROR if by_server else Cause.REPLY_LOST
 
 
 def judge_outcome(outcome: Outcome, billed: int, retries: int) -> Verdict:
@@ -199,25 +232,38 @@ def judge_outcome(outcome: Outcome, billed: int, retries: int) -> Verdict:
         case RunStatus.PARTIAL:
             return Verdict(Action.SETTLE, None, RowMove.SUCCEED_IN_PART)
         case RunStatus.PAUSED:
-            return Verdict(Action.SETTLE, Cause.NEEDS_PERSON, RowMove.FAIL)
+            return Verdict(Action.SETTLE, Cause.NEEDS_PERSON, RowMove.ASK)
         case RunStatus.STOPPED:
             cause = cause_of_text(outcome.error, Cause.STOPPED)
             return Verdict(Action.SETTLE, cause, RowMove.STOP)
         case RunStatus.FAILED:
-            return _judge_failed_run(cause_of_text(outcome.error), billed, retries)
+            return _judge_failed_run(cause_of_run(outcome), billed, retries)
+
+
+# Codes of an `error` event within a run: their texts are free, and change with the version.
+_RUN_CODES = {line.code: line.cause for line in _REFUSALS if line.effect is _P and line.code and not line.text}
+
+
+def cause_of_run(outcome: Outcome) -> Cause:
+    """The cause of a run that failed: by Dify's code where it gave one that tells it, else by the text."""
+    return _RUN_CODES.get(outcome.code or "") or cause_of_text(outcome.error)
 
 
 def _judge_failed_run(cause: Cause, billed: int, retries: int) -> Verdict:
     if cause is Cause.STOPPED:
         return Verdict(Action.SETTLE, cause, RowMove.STOP)
     if cause in PASSING and billed <= retries:
-        return Verdict(Action.RETRY, cause, RowMove.WAIT, delay=retry_delay(billed))
+        return Verdict(Action.RETRY, cause, RowMove.WAIT, delay=retry_delay(billed, cause))
     return Verdict(Action.SETTLE, cause, RowMove.FAIL, pause=cause in HOPELESS)
 
 
-def retry_delay(tries: int) -> float:
+# Limits per minute: sooner would only fail, and cost, again.
+_BY_THE_MINUTE = frozenset({Cause.KNOWLEDGE_RATE})
+
+
+def retry_delay(tries: int, cause: Cause | None = None) -> float:
     """Seconds before attempt number `tries` + 1 of a row: 2, 4, 8 … 60. Jitter is added where it is used."""
-    return float(min(60, 2 ** max(1, tries)))
+    return 60.0 if cause in _BY_THE_MINUTE else float(min(60, 2 ** max(1, tries)))
 
 
 _QUOTED = re.compile(r"maximum concurrent requests allowed for \S+ is (\d{1,6})")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rowmill.domain.batch import AttemptState, Outcome, RowMove, RunStatus
 from rowmill.domain.causes import PASSING, Cause
 from rowmill.domain.errors import DifyFailureError
-from rowmill.domain.form import QUERY
+from rowmill.domain.form import QUERY, SIDE_FIELDS
 from rowmill.domain.pace import Kind, ResponseMode, Sample, Start
 from rowmill.domain.verdict import (
     Action,
@@ -27,7 +27,7 @@ from rowmill.domain.verdict import (
     quoted_limit,
 )
 from rowmill.ports.dify import Attached, Finished, Opened, RunRequest
-from rowmill.ports.store import Attach, AttemptKey, Finish, Intend, Lose, OpenAttempt, Refuse
+from rowmill.ports.store import Ask, Attach, AttemptKey, Finish, Intend, Lose, OpenAttempt, Refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from rowmill.engine.uploads import Ready, Uploads
     from rowmill.ports.clock import Clock
     from rowmill.ports.dify import DifyApp
-    from rowmill.ports.store import RowJob, SentMarks
+    from rowmill.ports.sent import SentMarks
+    from rowmill.ports.store import RowJob
 
 # An intent that cannot be sent this soon is taken back: its moment of sending must stay true.
 SEND_PATIENCE = 5.0
@@ -117,7 +118,7 @@ class Attempts:
             return True
         reserved_at = lane.clock.monotonic()
         key = AttemptKey(lane.batch_id, job.position, job.tries + 1)
-        user, mode = slot_user(lane.batch_id, slot), lane.share.pace.response_mode()
+        user, mode = user_of(lane.batch_id, job, slot), lane.share.pace.response_mode()
         ready = await self._make_ready(job, Intend(key, slot, user, lane.clock.wall()))
         if ready is None:
             return True
@@ -142,7 +143,7 @@ class Attempts:
         except DifyFailureError as error:
             verdict = lane.uploads.judge(job, error.failure)
             if verdict.action is Action.SETTLE:
-                await self._fail_unsent(intend, verdict, error.failure.message or error.failure.code)
+                await self._fail_unsent(job, intend, verdict, error.failure.message or error.failure.code)
                 return None
             if verdict.pause:
                 lane.pause(verdict.cause or Cause.BAD_FILE, error.failure.message or error.failure.code)
@@ -156,11 +157,11 @@ class Attempts:
             lane.intake.settled()
         return ready
 
-    async def _fail_unsent(self, intend: Intend, verdict: Verdict, error: str) -> None:
+    async def _fail_unsent(self, job: RowJob, intend: Intend, verdict: Verdict, error: str) -> None:
         lane = self._lane
         if await lane.recorder.put(intend):
             await lane.recorder.put(Refuse(intend.key, str(verdict.cause), error, verdict.move))
-        after_verdict(lane, verdict, Outcome(RunStatus.FAILED, error=error))
+        after_verdict(lane, job, verdict, Outcome(RunStatus.FAILED, error=error))
 
     async def _intend(self, heard: _Listening) -> bool:
         lane = self._lane
@@ -273,7 +274,9 @@ class Attempts:
         if heard.start is not None:
             lane.share.accepted(heard.start)
         # Not waited for here: the next events are read meanwhile, and the commits stay in order.
-        record = Attach(heard.key, ids.run_id, ids.task_id, ids.workflow_id, heard.ahead)
+        record = Attach(
+            heard.key, ids.run_id, ids.task_id, ids.workflow_id, heard.ahead, ids.message_id, ids.conversation_id
+        )
         heard.recorded = lane.recorder.put(record)
         if self.stopping:
             self._stop(heard)
@@ -283,9 +286,10 @@ class Attempts:
         billed = job.tries + 1 - job.refused
         verdict = lane.brakes.allow(judge_outcome(outcome, billed, lane.settings.retries))
         self._leave(heard, Sample(_kind_of(outcome, verdict), elapsed=outcome.seconds), seconds)
-        if await lane.recorder.put(finish_record(heard.key, outcome, verdict, lane.clock, seconds)):
+        record = finish_record(heard.key, outcome, verdict, lane.clock, seconds)
+        if await lane.recorder.put(record) and isinstance(record, Finish):
             lane.downloads.collect(heard.key, outcome.outputs)
-        after_verdict(lane, verdict, outcome)
+        after_verdict(lane, job, verdict, outcome)
 
     async def _failed(self, job: RowJob, heard: _Listening, failure: Failure) -> bool:
         lane = self._lane
@@ -308,7 +312,7 @@ class Attempts:
             case _:
                 outcome = Outcome(RunStatus.FAILED, error=failure.message or failure.code)
                 await lane.recorder.put(finish_record(heard.key, outcome, verdict, lane.clock))
-                after_verdict(lane, verdict, outcome)
+                after_verdict(lane, job, verdict, outcome)
         return True
 
     async def _lose(self, job: RowJob, heard: _Listening, failure: Failure, verdict: Verdict) -> bool:
@@ -326,6 +330,8 @@ class Attempts:
             task_id=heard.attached.task_id if heard.attached else None,
             ahead=heard.ahead,
             cause=str(verdict.cause),
+            message_id=heard.attached.message_id if heard.attached else None,
+            conversation_id=heard.attached.conversation_id if heard.attached else None,
         )
         lane.lost(lost, failure)  # the reconciler settles the row with the intake
         return False
@@ -342,12 +348,23 @@ def slot_user(batch_id: str, slot: int) -> str:
     return f"rowmill-{batch_id[:8]}-s{slot}"
 
 
+def user_of(batch_id: str, job: RowJob, slot: int) -> str:
+    """A conversation belongs to the end user that began it, so it has one of its own, whichever slot runs its turns.
+    They come one after the other: like a slot, it has one attempt at a time."""
+    return slot_user(batch_id, slot) if job.first is None else f"rowmill-{batch_id[:8]}-c{job.first}"
+
+
 def make_request(job: RowJob, heard: _Listening, workflow_id: str | None) -> RunRequest:
     """What is sent for a row. A chat's question travels beside the inputs."""
-    inputs = {name: value for name, value in job.inputs.items() if name != QUERY}
-    streaming = heard.mode is not ResponseMode.BLOCKING
-    query = job.inputs.get(QUERY)
-    return RunRequest(inputs, heard.user, query=query, workflow_id=workflow_id, streaming=streaming)
+    inputs = {name: value for name, value in job.inputs.items() if name not in SIDE_FIELDS}
+    return RunRequest(
+        inputs,
+        heard.user,
+        query=job.inputs.get(QUERY),
+        conversation_id=job.continues,
+        workflow_id=workflow_id,
+        streaming=heard.mode is not ResponseMode.BLOCKING,
+    )
 
 
 def _kind_of(outcome: Outcome, verdict: Verdict) -> Kind:
@@ -372,8 +389,11 @@ def _sample_of(failure: Failure, verdict: Verdict) -> Sample:
 
 def finish_record(
     key: AttemptKey, outcome: Outcome, verdict: Verdict, clock: Clock, seconds: float | None = None
-) -> Finish:
-    """The record for an attempt that ended, with the moment of the next one if the row is to be tried again."""
+) -> Finish | Ask:
+    """The record for an attempt that ended, with the moment of the next one if the row is to be tried again; or for
+    one that waits for a person."""
+    if verdict.move is RowMove.ASK:
+        return Ask(key, outcome, str(verdict.cause), seconds if outcome.seconds is None else outcome.seconds)
     waits = verdict.move is RowMove.WAIT
     due_at = clock.wall() + verdict.delay * (1 + 0.25 * clock.chance()) if waits else None
     cause = verdict.cause.value if verdict.cause else None
@@ -381,7 +401,7 @@ def finish_record(
     return Finish(key, verdict.move, outcome, cause, spent, due_at, clock.wall())
 
 
-def after_verdict(lane: Lane, verdict: Verdict, outcome: Outcome) -> None:
+def after_verdict(lane: Lane, job: RowJob, verdict: Verdict, outcome: Outcome) -> None:
     """What follows from a committed verdict for the batch."""
     if verdict.move is RowMove.WAIT:
         lane.intake.wait_until(lane.clock.wall() + verdict.delay)
@@ -390,4 +410,4 @@ def after_verdict(lane: Lane, verdict: Verdict, outcome: Outcome) -> None:
     brake = lane.brakes.note(verdict, outcome)
     if brake is not None:
         lane.pause(brake, "")
-    lane.intake.settled()
+    lane.intake.settled(job)

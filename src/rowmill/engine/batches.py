@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from rowmill.ports.clock import Clock, Timer
     from rowmill.ports.dify import DifyApp, Recovery
     from rowmill.ports.files import Shelf
-    from rowmill.ports.store import BatchRecord, SentMarks, Store, Wish
+    from rowmill.ports.sent import SentMarks
+    from rowmill.ports.store import BatchRecord, Store, Wish
 
 # Reasons that are no cause of failure: why a batch stands still although nothing is wrong.
 INTERRUPTED = "interrupted"
@@ -154,7 +155,7 @@ class Engine:
         return state, runner.ending
 
     async def _until_laid_down(self, batch: BatchRecord, runner: BatchRunner, brakes: Brakes) -> BatchState | None:
-        """None where the batch was held and is to go on after all: with a new runner."""
+        """None where the batch is to go on with a new runner."""
         self._entries[batch.id] = _Entry(runner)
         if self._draining:
             runner.drain()
@@ -162,7 +163,7 @@ class Engine:
         try:
             await runner.recover()
             await self.look()
-            while True:
+            for _ in range(2):
                 await runner.run()
                 state = await self._lay_down(batch.id, runner)
                 if state is not None or runner.held:
@@ -176,6 +177,8 @@ class Engine:
             with suppress(StoreError):
                 await asyncio.to_thread(self._close, batch.id, Ending(asked=True))
             raise
+        else:
+            return None  # rows are left that this runner does not have: a new one finds them as after a crash
         finally:
             del self._entries[batch.id]
             if timer is not None:

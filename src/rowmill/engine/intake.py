@@ -6,27 +6,39 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from rowmill.domain.causes import Cause
+from rowmill.domain.conversation import Turn, judge_turn
+from rowmill.ports.store import AttemptKey, Break
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from rowmill.ports.clock import Clock
-    from rowmill.ports.store import RowJob, Store
+    from rowmill.ports.store import Record, RowJob, Store
 
 PAGE = 200
 
 
 class Intake:
-    """`next` gives rows until none is left and none can come back. One reader of the store at a time."""
+    """`next` gives rows until none is left and none can come back. One reader of the store at a time.
+
+    A turn of a conversation is given only once the one before it has its answer. Rows whose turn has not come are
+    passed over and forgotten; the end of the turn before (`settled`) brings them back, one look at the store each. So
+    nothing is kept per row or per conversation, and what a killed process left is found by the same rule.
+    """
 
     def __init__(
         self,
         store: Store,
         batch_id: str,
         clock: Clock,
-        until: int | None = None,
+        until: int | None,
+        put: Callable[[Record], Awaitable[bool]],
         allowed: Callable[[int], bool] = lambda _: True,
     ) -> None:
+        """`put` commits a record; `allowed`: whether one more may start beside so many that are under way."""
         self._store = store
+        self._put = put
         self._batch_id = batch_id
         self._clock = clock
         self._until = until
@@ -38,6 +50,8 @@ class Intake:
         self._due: float | None = 0.0
         self.busy = 0
         """rows that are being worked on"""
+        self._ended: list[tuple[str, int]] = []
+        """turns that came to an end, as (conversation, position)"""
         self._changed = asyncio.Event()
         self._reading = asyncio.Lock()
         self.quit = asyncio.Event()
@@ -56,9 +70,11 @@ class Intake:
         """A row is being worked on, and may come back."""
         self.busy += 1
 
-    def settled(self) -> None:
-        """… it is not any more."""
+    def settled(self, job: RowJob | None = None) -> None:
+        """… it is not any more; `job` if its attempt has ended: the next turn of its conversation can follow."""
         self.busy -= 1
+        if job is not None and job.conversation is not None:
+            self._ended.append((job.conversation, job.position))
         self._changed.set()
 
     def stop(self) -> None:
@@ -80,39 +96,66 @@ class Intake:
     @property
     def is_done(self) -> bool:
         """No row is left, and none can come back by itself."""
-        return self.quit.is_set() or (self.busy == 0 and self._due is None and self._drained and not self._ready)
+        return self.quit.is_set() or (self._is_empty and not self._ready)
+
+    @property
+    def _is_empty(self) -> bool:
+        """The store has no more rows, and nothing is under way that could bring one."""
+        return self.busy == 0 and self._due is None and self._drained and not self._ended
 
     async def next(self) -> RowJob | None:
         """The next row, counted as taken; None when it is time to quit or nothing is left."""
         while not self.quit.is_set():
-            if not self._ready:
+            if not self._ready or self._ended:
                 await self._fill()
             if self._ready:
                 if not self._allowed(self.busy):
                     return None
                 self.taken()
                 return self._ready.popleft()
-            if self.busy == 0 and self._due is None and self._drained:
+            if self._is_empty:
                 self._changed.set()  # the others wait for the same news
                 return None
-            await self._wait_for_news()
+            if not self._ended:  # one may have ended while the store was read
+                await self._wait_for_news()
         return None
 
     async def _fill(self) -> None:
         async with self._reading:
-            due = self._due is not None and self._due <= self._clock.wall()
-            if self._ready or (self._drained and not due):
-                return
-            self._due = None
-            if self._rewound:
-                self._rewound, self._after = False, -1
-            jobs, due_at = await asyncio.to_thread(self._read)
-            if due_at is not None:
-                self.wait_until(due_at)  # a row may have begun to wait while the store was read
-            self._ready.extend(jobs)
-            fresh = [job.position for job in jobs if job.position > self._after]
-            self._after = max(fresh, default=self._after)
-            self._drained = len(jobs) < PAGE and not self._rewound
+            await self._follow()
+            while not self._ready and not self.quit.is_set():
+                due = self._due is not None and self._due <= self._clock.wall()
+                if self._drained and not due:
+                    return
+                await self._read_page()
+
+    async def _follow(self) -> None:
+        """The next turns of conversations go before rows that have not begun."""
+        ended, self._ended = self._ended, []
+        if ended:
+            found = await asyncio.to_thread(self._store.next_turns, self._batch_id, ended, self._until)
+            self._ready.extendleft(reversed(await self._judged(found)))
+
+    async def _read_page(self) -> None:
+        self._due = None
+        if self._rewound:
+            self._rewound, self._after = False, -1
+        jobs, due_at = await asyncio.to_thread(self._read)
+        if due_at is not None:
+            self.wait_until(due_at)  # a row may have begun to wait while the store was read
+        fresh = [job.position for job in jobs if job.position > self._after]
+        self._after = max(fresh, default=self._after)
+        self._drained = len(jobs) < PAGE and not self._rewound
+        self._ready.extend(await self._judged(jobs))
+
+    async def _judged(self, jobs: Sequence[RowJob]) -> list[RowJob]:
+        """Those that may start; a turn that can never start ends here, with all that come after it."""
+        turns = [(job, judge_turn(job.before)) for job in jobs]
+        for job, turn in turns:
+            if turn is Turn.BROKEN:
+                key = AttemptKey(self._batch_id, job.position, 0)
+                await self._put(Break(key, Cause.CONVERSATION_BROKEN.value))
+        return [job for job, turn in turns if turn is Turn.NEXT]
 
     def _read(self) -> tuple[list[RowJob], float | None]:
         now = self._clock.wall()

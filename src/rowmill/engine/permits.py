@@ -190,7 +190,7 @@ class Share:
         permits.preparation += 0.1 * (min(prepared, 1.0) - permits.preparation)
         deadline = self._clock.monotonic() + patience
         try:
-            while not (self.has_room and permits.may_start()):
+            while quit_.is_set() or not (self.has_room and permits.may_start()):
                 if quit_.is_set() or self._clock.monotonic() >= deadline:
                     return None
                 await self._wait(self.senders, deadline)

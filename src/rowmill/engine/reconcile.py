@@ -1,11 +1,13 @@
 """Attempts whose end was not seen: lost replies, cut streams, and whatever a killed process left behind.
 
-By run id where there is one; else by the log look-up of the slot's user; and only when the window closes over both is
-the row `unknown`, for a person to decide. Nothing is ever sent again from here unless no run can have been started.
+By run id where there is one; else by what Dify shows of the slot's user, in its log or among its conversations; and
+only when the window closes over both is the row `unknown`, for a person to decide. Nothing is ever sent again from here
+unless no run can have been started.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,15 +18,16 @@ from rowmill.domain.errors import DifyFailureError
 from rowmill.domain.events import Event, Fact
 from rowmill.domain.verdict import Action, Failure, FailureKind, judge_outcome, judge_server_error
 from rowmill.engine.attempt import after_verdict, finish_record
-from rowmill.ports.store import Attach, GiveUp, OpenAttempt, Refuse
+from rowmill.engine.lookup import Doubt, Lookup
+from rowmill.ports.store import Attach, Finish, GiveUp, OpenAttempt, Refuse
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable
 
     from rowmill.engine.attempt import Lane
-    from rowmill.ports.dify import Recovery, RunDetail
-    from rowmill.ports.store import Store
+    from rowmill.ports.dify import Recovery
+    from rowmill.ports.store import AttemptKey, Store
 
 
 T = TypeVar("T")
@@ -40,8 +43,6 @@ class Patience:
     not_found: float = 60.0
     errored_window: float = 5.0
     after_stop: float = 30.0
-    skew: float = 3600.0
-    """how wrong the clocks may be: runs of the slot's user that belong to other attempts are known by their ids"""
     send_margin: float = 10.0
     """between the intent and the latest moment at which it can have been sent"""
 
@@ -88,12 +89,13 @@ class Reconciler:
         patience: Patience | None = None,
     ) -> None:
         self._lane = lane
-        self._store = store
+        self._lookup = Lookup(lane.app, store, lane.batch_id, in_thread)
         self._recovery = recovery
         self._tell = tell
-        self._in_thread = in_thread
         self._patience = patience or Patience()
         self._hurrying = False
+        self._found: dict[AttemptKey, OpenAttempt] = {}
+        """attempts whose ids were found here: what has them is not looked for a second time"""
 
     def hurry(self, *, hurrying: bool = True) -> None:
         """The batch is being stopped: looking goes on although no row starts any more, but not for long. Dify may show
@@ -101,52 +103,62 @@ class Reconciler:
         self._hurrying = hurrying
 
     async def settle(self, lost: OpenAttempt, failure: Failure | None) -> Settled:
-        """Find out what became of an attempt."""
-        run_id = lost.run_id
-        if run_id is None:
-            found = await self._look_up(lost, failure)
-            if found is _Left.QUIT:
-                return Settled.LAID_DOWN
-            if found is _Left.CLOSED:
-                return await self._not_found(lost, failure)
-            if found is _Left.IN_DOUBT:
-                return await self._give_up(lost, Cause.REPLY_LOST, None)
-            run_id = str(found)
-            await self._lane.recorder.put(Attach(lost.key, run_id, lost.task_id, ahead=lost.ahead))
-        if not self._recovery.by_run_id:
-            return await self._give_up(lost, Cause.REPLY_LOST, run_id)
-        return await self._follow(lost, run_id)
+        """Find out what became of an attempt. One that was laid down may be given once more, as it was."""
+        settled = await self._settle(self._found.get(lost.key, lost), failure)
+        if settled is not Settled.LAID_DOWN:
+            self._found.pop(lost.key, None)
+        return settled
+
+    async def _settle(self, lost: OpenAttempt, failure: Failure | None) -> Settled:
+        if lost.run_id is not None and self._recovery.by_run_id:
+            return await self._follow(lost, lost.run_id)
+        if self._recovery.by_message:
+            return await self._listen_again(lost, failure)
+        if lost.run_id is not None or not (self._recovery.by_user and self._recovery.by_run_id):
+            return await self._not_found(lost, failure)
+        found = await self._look_up(lambda: self._lookup.run_id(lost), self._window(lost, failure))
+        if isinstance(found, _Left):
+            return await self._in_vain(lost, failure, found)
+        await self._attach(replace(lost, run_id=found))
+        return await self._follow(lost, found)
+
+    async def _attach(self, found: OpenAttempt) -> None:
+        ids = (found.message_id, found.conversation_id)
+        await self._lane.recorder.put(Attach(found.key, found.run_id, found.task_id, None, found.ahead, *ids))
+        self._found[found.key] = found
 
     async def _follow(self, lost: OpenAttempt, run_id: str) -> Settled:
-        outcome = await self._poll(run_id)
-        if outcome is _Left.QUIT:
+        return await self._end(lost, await self._poll(run_id), run_id)
+
+    async def _end(self, lost: OpenAttempt, found: Outcome | Cause | _Left, known: str) -> Settled:
+        if found is _Left.QUIT:
             return Settled.LAID_DOWN
-        if isinstance(outcome, Cause):
-            return await self._give_up(lost, outcome, run_id)
-        assert isinstance(outcome, Outcome)
-        await self._finish(lost, outcome)
-        return Settled.SLOT_FREE
+        if isinstance(found, Outcome):
+            await self._finish(lost, found)
+            return Settled.SLOT_FREE
+        return await self._give_up(lost, found if isinstance(found, Cause) else Cause.REPLY_LOST, known)
 
     async def _finish(self, lost: OpenAttempt, outcome: Outcome) -> None:
         lane = self._lane
         billed = lost.key.number - lost.job.refused
         verdict = lane.brakes.allow(judge_outcome(outcome, billed, lane.settings.retries))
-        if await lane.recorder.put(finish_record(lost.key, outcome, verdict, lane.clock)):
+        record = finish_record(lost.key, outcome, verdict, lane.clock)
+        if await lane.recorder.put(record) and isinstance(record, Finish):
             lane.downloads.collect(lost.key, outcome.outputs)
         self._tell(Event(Fact.FOUND, {"position": lost.key.position, "status": outcome.status.value}))
-        after_verdict(lane, verdict, outcome)
+        after_verdict(lane, lost.job, verdict, outcome)
 
     # ── by run id ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _poll(self, run_id: str) -> Outcome | Cause | _Left:
-        left = max(self._patience.shortest_run_deadline, self._lane.settings.row_timeout)
+        left = self._run_deadline
         missing, gap = 0.0, self._patience.first_gap
         while left > 0:
             left = min(left, self._patience.after_stop) if self._hurrying else left
-            heard, detail = await self._ask(lambda: self._lane.app.run_detail(run_id))
-            if detail is not None and detail.outcome is not None:
-                return _as_outcome(detail)
-            is_missing = heard is _Heard.ANSWER and detail is None
+            heard, detail = await self._ask(lambda: self._lookup.outcome(run_id))
+            if detail is not None and detail[1] is not None:
+                return detail[1]
+            is_missing = detail is not None and not detail[0]
             if is_missing and missing >= self._patience.not_found:
                 return Cause.NOT_FOUND
             if not await self._rest(gap):
@@ -157,16 +169,22 @@ class Reconciler:
             gap = min(2 * gap, self._patience.longest_gap)
         return Cause.NEVER_ENDED
 
-    # ── by the log of the slot's user ───────────────────────────────────────────────────────────────────────────
+    @property
+    def _run_deadline(self) -> float:
+        return max(self._patience.shortest_run_deadline, self._lane.settings.row_timeout)
 
-    async def _look_up(self, lost: OpenAttempt, failure: Failure | None) -> str | _Left:
-        if not (self._recovery.by_user and self._recovery.by_run_id):
-            return _Left.CLOSED
-        left, gap = self._window(lost, failure), self._patience.first_gap
-        errors, doubt = self._patience.shortest_run_deadline, self._patience.not_found
+    # ── by what is known of the slot's user ─────────────────────────────────────────────────────────────────────
+
+    async def _look_up(
+        self, find: Callable[[], Awaitable[T | Doubt | None]], left: float, after_stop: float = math.inf
+    ) -> T | _Left:
+        """Look again and again, for `left` seconds in which the server answers; `after_stop` at most while the batch is
+        being stopped."""
+        gap, errors, doubt = self._patience.first_gap, self._patience.shortest_run_deadline, self._patience.not_found
         while True:
-            heard, found = await self._ask(lambda: self._find(lost))
-            if isinstance(found, str):
+            left = min(left, after_stop) if self._hurrying else left
+            heard, found = await self._ask(find)
+            if found is not None and not isinstance(found, Doubt):
                 return found
             if heard is _Heard.ANSWER and left <= 0 and (found is None or doubt <= 0):
                 return _Left.CLOSED if found is None else _Left.IN_DOUBT
@@ -178,7 +196,7 @@ class Reconciler:
                 return _Left.QUIT
             left -= step if heard is _Heard.ANSWER else 0
             errors -= step if heard is _Heard.ERROR else 0
-            doubt -= step if isinstance(found, _Left) else 0
+            doubt -= step if isinstance(found, Doubt) else 0
             gap = min(2 * gap, self._patience.longest_gap)
 
     def _window(self, lost: OpenAttempt, failure: Failure | None) -> float:
@@ -188,24 +206,39 @@ class Reconciler:
         # A clock that was set back must not make us wait for hours.
         return min(max(0.0, latest - self._lane.clock.wall()), self._lane.settings.lost_window)
 
-    async def _find(self, lost: OpenAttempt) -> str | _Left | None:
-        """A run that is this attempt's, by its user and its inputs; IN_DOUBT for one whose inputs cannot be seen yet:
-        Dify writes a run's row later than its line in the log."""
-        since = lost.sent_at + lost.ahead - self._patience.skew
-        logged = await self._lane.app.runs_of(lost.user, since)
-        known = await self._in_thread(self._store.known_runs, self._lane.batch_id, lost.user)
-        doubt: _Left | None = None
-        for run in logged:
-            if run.run_id in known or run.user not in (None, lost.user):
-                continue
-            detail = await self._lane.app.run_detail(run.run_id)
-            if detail is None:
-                doubt = _Left.IN_DOUBT
-            elif same_inputs(lost.job.inputs, detail.inputs):
-                return run.run_id
-        return doubt
+    async def _listen_again(self, lost: OpenAttempt, failure: Failure | None) -> Settled:
+        """A chat's answer, among what was said to its user."""
+        said = await self._look_up(lambda: self._lookup.message(lost), self._window(lost, failure))
+        if isinstance(said, _Left):
+            return await self._in_vain(lost, failure, said)
+        known = replace(lost, message_id=said.message_id, conversation_id=said.conversation_id)
+        await self._attach(known)
+        if said.outcome is not None:
+            return await self._end(lost, said.outcome, said.conversation_id)
+        after_stop = self._patience.after_stop
+        found = await self._look_up(lambda: self._answer_of(known), self._answer_window, after_stop)
+        return await self._end(lost, found, said.conversation_id)
+
+    async def _answer_of(self, known: OpenAttempt) -> Outcome | None:
+        said = await self._lookup.message(known)
+        return None if said is None else said.outcome
+
+    @property
+    def _answer_window(self) -> float:
+        """A chatflow goes on, and saves its answer at its end. A chat that nobody listens to never does; what it had
+        already saved is seen soon."""
+        return self._run_deadline if self._recovery.by_run_id else self._lane.settings.lost_window
 
     # ── ends ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _in_vain(self, lost: OpenAttempt, failure: Failure | None, left: _Left) -> Settled:
+        match left:
+            case _Left.QUIT:
+                return Settled.LAID_DOWN
+            case _Left.IN_DOUBT:
+                return await self._give_up(lost, Cause.REPLY_LOST, lost.run_id)
+            case _Left.CLOSED:
+                return await self._not_found(lost, failure)
 
     async def _not_found(self, lost: OpenAttempt, failure: Failure | None) -> Settled:
         if failure is not None and failure.kind is FailureKind.ERRORED:
@@ -213,7 +246,7 @@ class Reconciler:
         cause = Cause.REPLY_LOST
         if failure is not None and failure.code == "no_run_seen":
             cause = Cause.NOT_STARTED
-        return await self._give_up(lost, cause, None)
+        return await self._give_up(lost, cause, lost.run_id)
 
     async def _refused_after_all(self, lost: OpenAttempt, failure: Failure) -> Settled:
         """The server said 5xx in its own words, and no run turned up: none was started."""
@@ -224,7 +257,7 @@ class Reconciler:
         move = RowMove.WAIT if waits else RowMove.FAIL
         error = failure.message or failure.code
         await lane.recorder.put(Refuse(lost.key, str(verdict.cause), error, move, due_at, counts=True))
-        after_verdict(lane, verdict, Outcome(RunStatus.FAILED, error=error))
+        after_verdict(lane, lost.job, verdict, Outcome(RunStatus.FAILED, error=error))
         return Settled.SLOT_FREE
 
     async def _give_up(self, lost: OpenAttempt, cause: Cause, run_id: str | None) -> Settled:
@@ -234,7 +267,7 @@ class Reconciler:
         if not lane.share.proven.is_set() and cause is Cause.NOT_STARTED:
             # The very first row met silence: more rows would only meet the same, one window each.
             lane.pause(cause, "")
-        lane.intake.settled()
+        lane.intake.settled(lost.job)
         return Settled.SLOT_TAKEN
 
     # ── asking ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -263,24 +296,3 @@ class Reconciler:
 
     def _may_go_on(self, quit_: asyncio.Event) -> bool:
         return self._hurrying or not quit_.is_set()
-
-
-def _as_outcome(detail: RunDetail) -> Outcome:
-    assert detail.outcome is not None
-    return replace(detail.outcome, run_id=detail.run_id)
-
-
-def same_inputs(sent: dict[str, Any], seen: dict[str, Any]) -> bool:
-    """Whether a run's inputs, as Dify shows them, are those of a row. What Dify may change (files, objects) is not
-    compared; a run that shows no inputs is judged by its user alone."""
-    plain = {k: v for k, v in sent.items() if isinstance(v, (str, int, float)) and k in seen}
-    return all(_same(value, seen[key]) for key, value in plain.items())
-
-
-def _same(ours: str | float, theirs: Any) -> bool:
-    if isinstance(theirs, str) and isinstance(ours, str):
-        return ours == theirs
-    try:
-        return float(ours) == float(theirs)
-    except (TypeError, ValueError):
-        return str(ours) == str(theirs)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from rowmill.ports.clock import Clock
     from rowmill.ports.dify import DifyApp, Recovery
     from rowmill.ports.files import Shelf
-    from rowmill.ports.store import AttemptKey, BatchRecord, OpenAttempt, RowJob, SentMarks, Store
+    from rowmill.ports.sent import SentMarks
+    from rowmill.ports.store import AttemptKey, BatchRecord, OpenAttempt, RowJob, Store
 
 
 # Lost replies that are looked for at one time, for each row in flight: beyond it the window waits. A server that loses
@@ -106,7 +107,7 @@ class BatchRunner:
         self.held = False
         """whether attempts were left that only a new runner can take up again"""
         self._wish = BatchState.RUNNING
-        self._intake = Intake(work.store, batch.id, work.clock, work.until, work.brakes.may_start)
+        self._intake = Intake(work.store, batch.id, work.clock, work.until, work.recorder.put, work.brakes.may_start)
         self._lane = Lane(
             batch.id, work.app, batch.settings, work.recorder, work.share, self._intake, work.sent, work.clock,
             work.brakes, self._pause, self._lost,

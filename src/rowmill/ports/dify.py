@@ -25,11 +25,14 @@ class Recovery:
     """the log look-up finds a run by its slot user, sooner or later"""
     from_start: bool
     """… and already from the moment the run starts"""
+    by_message: bool = False
+    """the answer of a chat can be found in the conversations of its user, once Dify has saved it"""
     silent_refusals: bool = False
     """in streaming mode, inputs that Dify refuses get silence instead of an error"""
 
     @property
     def is_full(self) -> bool:
+        """Whatever gets lost is found."""
         return self.by_run_id and self.by_user and self.from_start
 
 
@@ -108,6 +111,27 @@ class LoggedRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Conversation:
+    """One conversation of an end user; `used_at` in Unix seconds of the server's clock."""
+
+    conversation_id: str
+    used_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One message of a conversation: what was asked, and what Dify has saved of its answer. `outcome` is None while
+    there is nothing saved: it is running, or nobody was there to save it."""
+
+    message_id: str
+    conversation_id: str
+    query: str
+    created_at: float
+    outcome: Outcome | None
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Uploaded:
     """A file on Dify's side: usable by the same user only."""
 
@@ -137,6 +161,14 @@ class DifyApp(Protocol):
 
     async def runs_of(self, user: str, after: float) -> list[LoggedRun]:
         """Logged runs that this end user started after a moment of the server's clock, newest first, at most 100."""
+        ...
+
+    async def conversations(self, user: str) -> list[Conversation]:
+        """This end user's conversations, the one used last first, at most 100. Only for chat apps."""
+        ...
+
+    async def messages(self, conversation_id: str, user: str) -> list[Said]:
+        """The last 100 messages of a conversation, oldest first; none where this user has no such conversation."""
         ...
 
     async def stop(self, task_id: str, user: str) -> None:

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
+    from decimal import Decimal
 
     from rowmill.domain.batch import AttemptState, BatchMove, BatchState, Outcome, RowMove, RowState, Settings, Spent
     from rowmill.domain.cell import Cell
+    from rowmill.domain.conversation import Before
     from rowmill.domain.form import Form, Mode
     from rowmill.domain.mapping import Mapping
     from rowmill.domain.progress import Counts
@@ -70,16 +72,27 @@ class NewRow:
     cells: tuple[Cell, ...]
     inputs: dict[str, Any]
     blank: bool = False
+    conversation: str | None = None
+    """which conversation of the sheet it is a turn of"""
 
 
 @dataclass(frozen=True, slots=True)
 class RowJob:
-    """A row that may start. `tries` numbers its attempts so far; `refused` of them certainly cost nothing."""
+    """A row that may start, as soon as its turn in its conversation has come (rowmill.domain.conversation). `tries`
+    numbers its attempts so far; `refused` of them certainly cost nothing. `first`: position of the first turn."""
 
     position: int
     inputs: dict[str, Any]
     tries: int = 0
     refused: int = 0
+    conversation: str | None = None
+    first: int | None = None
+    before: Before | None = None
+
+    @property
+    def continues(self) -> str | None:
+        """Dify's id of the conversation that it goes on with."""
+        return self.before.conversation_id if self.before is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +117,8 @@ class OpenAttempt:
     task_id: str | None = None
     ahead: float = 0.0
     cause: str | None = None
+    message_id: str | None = None
+    conversation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +140,8 @@ class Attach:
     task_id: str | None
     workflow_id: str | None = None
     ahead: float = 0.0
+    message_id: str | None = None
+    conversation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +150,17 @@ class Lose:
 
     key: AttemptKey
     cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The run waits for a person: its slot is free, and the row waits without being due. What it asks for stays with
+    the row until it ends; where `outcome.asks` is None, what is there already stays."""
+
+    key: AttemptKey
+    outcome: Outcome
+    cause: str
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +198,16 @@ class GiveUp:
     error: str | None = None
 
 
-Record = Intend | Attach | Lose | Finish | Refuse | GiveUp
+@dataclass(frozen=True, slots=True)
+class Break:
+    """This row and all later turns of its conversation end as failed, without an attempt: those that are pending. The
+    number of `key` means nothing. False if there is none such."""
+
+    key: AttemptKey
+    cause: str
+
+
+Record = Intend | Attach | Lose | Ask | Finish | Refuse | GiveUp | Break
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +252,9 @@ class RowResult:
     run_id: str | None = None
     price: str | None = None
     currency: str | None = None
+    asks: str | None = None
+    """what its run asks a person for: see Outcome.asks"""
+    conversation_id: str | None = None
     files: tuple[OutputFile, ...] = ()
     """of the attempt that `outputs` came from, ordered by place"""
 
@@ -222,7 +262,8 @@ class RowResult:
 @dataclass(frozen=True, slots=True)
 class Again:
     """Which rows are to run again: failed and stopped ones; with a cause those that have it, with positions those that
-    stand there, unknown ones among them. `inputs` replaces those of the one row at `positions`."""
+    stand there: then also unknown ones, and those that wait for a person. Never one that goes again by itself.
+    `inputs` replaces those of the one row at `positions`."""
 
     cause: str | None = None
     positions: tuple[int, ...] | None = None
@@ -250,30 +291,6 @@ class BatchSummary:
     created_at: float
     reason: str | None
     counts: Counts = field(repr=False)
-
-
-class SentMarks(Protocol):
-    """Which slots of one batch have begun to send which attempt: survives a kill of the process, not of the machine.
-
-    It tells intents that never left from those that may have. Costs a microsecond, not a disk write.
-    """
-
-    def begin(self) -> None:
-        """Forget what a former process marked, and start anew. Only when nothing will be judged by it any more: every
-        intent that it left is refused or lost in the store by then."""
-        ...
-
-    def mark(self, slot: int, key: AttemptKey) -> None:
-        """Before the first byte leaves. Raises FencedError when another runner has opened the marks meanwhile: it
-        may have judged this intent without the mark, and nothing may be sent any more."""
-        ...
-
-    def was_sent(self, slot: int, key: AttemptKey) -> bool | None:
-        """By a former process. None where its marks cannot be trusted: after a reboot, on a copied folder, on another
-        machine."""
-        ...
-
-    def close(self) -> None: ...
 
 
 class Store(Protocol):
@@ -334,6 +351,11 @@ class Store(Protocol):
         is due: the clock was set back."""
         ...
 
+    def next_turns(self, batch_id: str, turns: Sequence[tuple[str, int]], until: int | None) -> list[RowJob]:
+        """For each (conversation, position): the turn right behind that position, if it is pending, in this order.
+        `until` as above."""
+        ...
+
     def next_due(self, batch_id: str, until: int | None = None) -> float | None:
         """When the next waiting row is due, of those below position `until`."""
         ...
@@ -350,7 +372,20 @@ class Store(Protocol):
         """Run ids that attempts of this slot user have."""
         ...
 
+    def known_talk(self, batch_id: str, user: str, ids: Sequence[str]) -> set[str]:
+        """Which of these ids are conversations or messages of attempts of this user. At most a few hundred at once."""
+        ...
+
+    def unsettled(self, batch_id: str, user: str) -> int:
+        """How many attempts of this user are among OPEN_ATTEMPTS and have no message id yet."""
+        ...
+
     def counts(self, batch_id: str) -> Counts: ...
+
+    def prices(self, batch_id: str) -> dict[str, Decimal]:
+        """What the batch cost by currency ('' where none was named), exact: over all attempts, because a run that
+        failed and was repeated was paid for as well. Takes as long as there are attempts: not for every look."""
+        ...
 
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         """(cause, state, rows), most first."""
@@ -364,18 +399,19 @@ class Store(Protocol):
         self, batch_id: str, *, wants_to_end: bool, reason: str, detail: str | None = None, at: float = 0.0
     ) -> BatchState | None:
         """Lay a batch down when nothing of it is under way any more, as closing_moves says: completed if no row is
-        left, else as was wished for; `reason` where nobody wished anything but `wants_to_end`. None, and no change,
-        where it is to go on."""
+        open (Counts.open), else as was wished for; `reason` where nobody wished anything but `wants_to_end`. None, and
+        no change, where it is to go on."""
         ...
 
     def spent(self, batch_id: str, *, with_price: bool = False) -> Spent:
         """What the batch has cost since a person last started it: since its last START from a state in which nobody
-        worked on it. All attempts count."""
+        worked on it. All attempts count; of prices in several currencies it is the plain sum."""
         ...
 
     def retry(self, batch_id: str, again: Again, at: float = 0.0) -> int:
         """Put rows back to pending, and the batch back to where they can be taken up; both or neither. Returns how many
-        rows. The attempts of unknown rows stay as they are, and keep their slots. Raises IllegalMoveError."""
+        rows. Turns that were not sent because one of them had no answer go with it. The attempts of unknown rows, and
+        of those that wait for a person, stay as they are; unknown ones keep their slots. Raises IllegalMoveError."""
         ...
 
     def row(self, batch_id: str, position: int) -> RowResult | None: ...
@@ -390,6 +426,14 @@ class Store(Protocol):
 
     def purge(self, limit: int = 5000) -> int:
         """Remove so many rows of deleted batches, and the batches when none is left; returns how many rows."""
+        ...
+
+    def to_check(self, batch_id: str, after: int, limit: int) -> list[OpenAttempt]:
+        """The latest attempts of rows behind position `after` that are paused or indeterminate, in order of rows."""
+        ...
+
+    def asking(self, batch_id: str, limit: int) -> list[RowResult]:
+        """Rows that wait for a person, in order."""
         ...
 
     def results(self, batch_id: str) -> Iterator[RowResult]:

@@ -7,7 +7,7 @@ import unicodedata
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from rowmill.domain.form import QUERY, FieldKind
+from rowmill.domain.form import CONVERSATION, QUERY, FieldKind
 from rowmill.ports.sheets import Stamp
 from rowmill.sheets.draft import Draft
 from rowmill.sheets.excel import (
@@ -62,6 +62,7 @@ ENGLISH = {
     "kind.file-list": "files",
     "kind.json_object": "JSON object",
     "kind.query": "question",
+    "kind.conversation": "conversation",
     "fill.text-input": "Any text. 007 stays 007.",
     "fill.paragraph": "Any text; Alt+Enter starts a new line.",
     "fill.select": "Choose from the list; the text must be exactly the same.",
@@ -71,9 +72,11 @@ ENGLISH = {
     "fill.file-list": "Web addresses or paths of files, one per line.",
     "fill.json_object": "A JSON object.",
     "fill.query": "The question to ask.",
+    "fill.conversation": "Rows with the same text here are turns of one conversation, in this order.",
     "example.text-input": "Text",
     "example.paragraph": "A longer text",
     "example.query": "What can you do?",
+    "example.conversation": "customer 1",
 }
 EXAMPLES = {
     FieldKind.NUMBER: "3.5",
@@ -272,7 +275,7 @@ def _write_row(sheet: Any, row: int, texts: Iterable[str], style: Any = None) ->
 
 
 def _word(field: Field) -> str:
-    return "query" if field.variable == QUERY else field.kind.value
+    return {QUERY: "query", CONVERSATION: "conversation"}.get(field.variable, field.kind.value)
 
 
 def _options(field: Field) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, func, select, update
+from sqlalchemy import and_, delete, func, not_, select, update
 
 from rowmill.domain.batch import (
     IDLE,
+    RETRIED_BY_CAUSE_ONLY,
     ROW_MOVES,
     BatchMove,
     BatchState,
@@ -17,8 +18,8 @@ from rowmill.domain.batch import (
     Spent,
     closing_moves,
 )
-from rowmill.domain.brakes import read_price
 from rowmill.domain.errors import StoreError
+from rowmill.domain.money import total
 from rowmill.ports.store import Again, Wish
 from rowmill.store import reading
 from rowmill.store.moves import moved
@@ -59,7 +60,7 @@ def _known(conn: Connection, batch_id: str) -> BatchRecord:
 def close(
     conn: Connection, batch_id: str, wants_to_end: bool, reason: str, detail: str | None, at: float
 ) -> BatchState | None:
-    left = reading.read_left(conn, batch_id)
+    left = reading.read_counts(conn, batch_id).open
     steps = closing_moves(_known(conn, batch_id).state, left, wants_to_end=wants_to_end)
     state = None
     for step in steps:
@@ -81,20 +82,16 @@ def read_spent(conn: Connection, batch_id: str, *, with_price: bool) -> Spent:
     before = conn.execute(select(batches.c.spent_before).where(batches.c.id == batch_id)).scalar()
     rows_before, tokens_before, price_before = before or (0, 0, "0")
     whole = _all_spent(conn, batch_id, with_price=with_price)
-    price = max(Decimal(0), whole.price - Decimal(price_before))
+    price = max(Decimal(0), total((whole.price, -Decimal(price_before))))
     return Spent(max(0, whole.rows - rows_before), max(0, whole.tokens - tokens_before), price)
 
 
 def _all_spent(conn: Connection, batch_id: str, *, with_price: bool) -> Spent:
     own = attempts.c.batch_id == batch_id
     tokens = conn.execute(select(func.coalesce(func.sum(attempts.c.tokens), 0)).where(own)).scalar_one()
-    price = Decimal(0)
-    if with_price:
-        # Decimal texts: a sum in the database would make floats of them.
-        priced = select(attempts.c.price, func.count()).where(own, attempts.c.price.is_not(None))
-        found = conn.execute(priced.group_by(attempts.c.price))
-        price = sum((read_price(text) * number for text, number in found), price)
-    return Spent(reading.read_counts(conn, batch_id).done, int(tokens), price)
+    price = total(reading.read_prices(conn, batch_id).values()) if with_price else Decimal(0)
+    counts = reading.read_counts(conn, batch_id)
+    return Spent(counts.done + counts.asking, int(tokens), price)
 
 
 # ── again ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -103,6 +100,8 @@ def _all_spent(conn: Connection, batch_id: str, *, with_price: bool) -> Spent:
 def retry(conn: Connection, batch_id: str, again: Again, at: float) -> int:
     count = sum(_put_back(conn, which, again.inputs) for which in _which(batch_id, again))
     if count:
+        # Turns that were not sent for want of one that is run again go with it: as they are, whatever its new inputs.
+        count += _put_back(conn, and_(*reading.left_behind(batch_id)), None)
         move(conn, batch_id, BatchMove.RETRY, None, None, at)
         touched = update(batches).where(batches.c.id == batch_id).values(touched=batches.c.touched + 1)
         conn.execute(touched)
@@ -111,13 +110,15 @@ def retry(conn: Connection, batch_id: str, again: Again, at: float) -> int:
 
 def _which(batch_id: str, again: Again) -> list[ColumnElement[bool]]:
     sources = ROW_MOVES[RowMove.RETRY][0]
-    own = rows.c.batch_id == batch_id
+    # A row that waits for its next attempt is not to be put back: it goes again by itself.
+    by_itself = and_(rows.c.state == RowState.WAITING.value, rows.c.due_at.is_not(None))
+    own = and_(rows.c.batch_id == batch_id, not_(by_itself))
     if again.positions is not None:
         parts = [rows.c.position.in_(part) for part in _parts(again.positions)]
         return [and_(own, _in(sources), part) for part in parts]
     if again.cause is not None:
         return [and_(own, _in(sources), rows.c.cause == again.cause)]
-    return [and_(own, _in(sources - {RowState.UNKNOWN}))]
+    return [and_(own, _in(sources - RETRIED_BY_CAUSE_ONLY))]
 
 
 def _parts(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -129,9 +130,10 @@ def _in(states: frozenset[RowState]) -> ColumnElement[bool]:
 
 
 def _put_back(conn: Connection, which: ColumnElement[bool], inputs: dict[str, Any] | None) -> int:
-    values = {"state": ROW_MOVES[RowMove.RETRY][1].value, "error": None, "cause": None, "outputs": None, "due_at": None}
+    cleared = dict.fromkeys(("error", "cause", "outputs", "due_at", "asks"))
+    values: dict[str, Any] = {"state": ROW_MOVES[RowMove.RETRY][1].value, **cleared}
     if inputs is not None:
-        values["inputs"] = inputs  # type: ignore[assignment]
+        values["inputs"] = inputs
     return conn.execute(update(rows).where(which).values(values)).rowcount
 
 

@@ -4,126 +4,53 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import (
-    ATTEMPT_MOVES,
     HIDDEN,
     IDLE,
     OPEN_ATTEMPTS,
+    RETRIED_BY_CAUSE_ONLY,
     ROW_MOVES,
     UNFINISHED,
-    AttemptMove,
     AttemptState,
     BatchMove,
     BatchState,
-    Outcome,
     RowMove,
     RowState,
     Spent,
     closing_moves,
 )
-from rowmill.domain.brakes import read_price
+from rowmill.domain.causes import Cause
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
+from rowmill.domain.money import sum_prices, total
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import (
     Again,
     AppRecord,
-    Attach,
     AttemptKey,
     BatchRecord,
     BatchSummary,
-    Finish,
-    GiveUp,
+    Break,
     Intend,
-    Lose,
     NewRow,
     OpenAttempt,
     Record,
-    Refuse,
     RowJob,
     RowResult,
     Wish,
 )
 from rowmill.store.bounds import FAR_AHEAD, bounded_tokens
 from rowmill.store.memory_files import MemoryFiles
+from rowmill.store.memory_rows import MemoryAttempt, MemoryBatch, MemoryRow, break_off, end_or_go_on, intend
 from rowmill.store.moves import moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from rowmill.ports.store import OutputFile, UploadRecord
-
-
-@dataclass(slots=True)
-class _Row:
-    new: NewRow
-    state: RowState
-    tries: int = 0
-    refused: int = 0
-    due_at: float | None = None
-    outputs: str | None = None
-    error: str | None = None
-    cause: str | None = None
-    tokens: int | None = None
-    seconds: float | None = None
-    price: str | None = None
-    currency: str | None = None
-    run_id: str | None = None
-
-    def clear(self) -> None:
-        self.outputs = self.error = self.cause = self.due_at = None
-
-    def job(self) -> RowJob:
-        return RowJob(self.new.position, self.new.inputs, self.tries, self.refused)
-
-    def result(self, files: list[OutputFile]) -> RowResult:
-        return RowResult(
-            position=self.new.position,
-            number=self.new.number,
-            cells=self.new.cells,
-            inputs=self.new.inputs,
-            state=self.state,
-            outputs=self.outputs,
-            error=self.error,
-            cause=self.cause,
-            tokens=self.tokens,
-            seconds=self.seconds,
-            attempts=self.tries - self.refused,
-            run_id=self.run_id,
-            price=self.price,
-            currency=self.currency,
-            files=tuple(files),
-        )
-
-
-@dataclass(slots=True)
-class _Attempt:
-    key: AttemptKey
-    slot: int
-    user: str
-    sent_at: float
-    state: AttemptState = AttemptState.INTENT
-    run_id: str | None = None
-    task_id: str | None = None
-    ahead: float = 0.0
-    cause: str | None = None
-    outcome: Outcome | None = None
-    ended_at: float | None = None
-
-
-@dataclass(slots=True)
-class _Batch:
-    record: BatchRecord
-    rows: dict[int, _Row] = field(default_factory=dict)
-    attempts: dict[tuple[int, int], _Attempt] = field(default_factory=dict)
-    touched: int = 0
-    spent_before: Spent = field(default_factory=Spent)
-
-    def in_order(self) -> list[_Row]:
-        return [self.rows[position] for position in sorted(self.rows)]
 
 
 class MemoryStore(MemoryFiles):
@@ -133,7 +60,7 @@ class MemoryStore(MemoryFiles):
         super().__init__()
         self._fence = 0
         self._apps: dict[str, AppRecord] = {}
-        self._batches: dict[str, _Batch] = {}
+        self._batches: dict[str, MemoryBatch] = {}
 
     def take_over(self, owner: str) -> int:  # noqa: ARG002  nobody reads it here
         with self._lock:
@@ -152,12 +79,12 @@ class MemoryStore(MemoryFiles):
         with self._lock:
             if batch.id in self._batches or batch.app.id not in self._apps:
                 raise StoreError("store_conflict", path="memory", detail=batch.id)
-            self._batches[batch.id] = _Batch(batch)
+            self._batches[batch.id] = MemoryBatch(batch)
 
     def add_rows(self, batch_id: str, rows: Sequence[NewRow]) -> None:
         with self._lock:
             batch = self._draft(batch_id, "add_rows")
-            new = {row.position: _Row(row, RowState.SKIPPED if row.blank else RowState.PENDING) for row in rows}
+            new = {row.position: MemoryRow(row, RowState.SKIPPED if row.blank else RowState.PENDING) for row in rows}
             if len(new) < len(rows) or new.keys() & batch.rows.keys():
                 raise StoreError("store_conflict", path="memory", detail="a position stands twice")
             batch.rows |= new
@@ -178,13 +105,13 @@ class MemoryStore(MemoryFiles):
         del self._batches[batch_id]
         self._forget_files(batch_id)
 
-    def _draft(self, batch_id: str, move: str) -> _Batch:
+    def _draft(self, batch_id: str, move: str) -> MemoryBatch:
         batch = self._known(batch_id)
         if batch.record.state is not BatchState.DRAFT:
             raise IllegalMoveError("illegal_move", thing="batch", state=batch.record.state.value, move=move)
         return batch
 
-    def _known(self, batch_id: str) -> _Batch:
+    def _known(self, batch_id: str) -> MemoryBatch:
         batch = self._batches.get(batch_id)
         if batch is None:
             raise StoreError("store_no_batch", batch=batch_id)
@@ -252,7 +179,7 @@ class MemoryStore(MemoryFiles):
         self, batch_id: str, *, wants_to_end: bool, reason: str, detail: str | None = None, at: float = 0.0
     ) -> BatchState | None:
         with self._lock:
-            left = self.counts(batch_id).of(RowState.PENDING, RowState.RUNNING, RowState.WAITING)
+            left = self.counts(batch_id).open
             state = None
             for move in closing_moves(self._known(batch_id).record.state, left, wants_to_end=wants_to_end):
                 known = {"reason": reason, "detail": detail} if move is BatchMove.PAUSE else {}
@@ -263,14 +190,14 @@ class MemoryStore(MemoryFiles):
         with self._lock:
             batch = self._known(batch_id)
             whole, before = self._all_spent(batch), batch.spent_before
-        price = whole.price - before.price if with_price else Decimal(0)
-        return Spent(whole.rows - before.rows, whole.tokens - before.tokens, price)
+        price = max(Decimal(0), total((whole.price, -before.price))) if with_price else Decimal(0)
+        return Spent(max(0, whole.rows - before.rows), max(0, whole.tokens - before.tokens), price)
 
-    def _all_spent(self, batch: _Batch) -> Spent:
+    def _all_spent(self, batch: MemoryBatch) -> Spent:
         outcomes = [attempt.outcome for attempt in batch.attempts.values() if attempt.outcome is not None]
         tokens = sum(bounded_tokens(outcome.tokens) or 0 for outcome in outcomes)
-        price = sum((read_price(outcome.price) for outcome in outcomes), Decimal(0))
-        return Spent(self.counts(batch.record.id).done, tokens, price)
+        price, counts = total(self.prices(batch.record.id).values()), self.counts(batch.record.id)
+        return Spent(counts.done + counts.asking, tokens, price)
 
     def row(self, batch_id: str, position: int) -> RowResult | None:
         return next((row for row in self.results(batch_id) if row.position == position), None)
@@ -305,15 +232,17 @@ class MemoryStore(MemoryFiles):
         if batch is None or row is None:
             return False
         if isinstance(record, Intend):
-            return _intend(batch, row, record)
+            return intend(batch, row, record)
+        if isinstance(record, Break):
+            return break_off(batch, row, record)
         attempt = batch.attempts.get((record.key.position, record.key.number))
-        return attempt is not None and _end_or_go_on(attempt, row, record)
+        return attempt is not None and end_or_go_on(attempt, row, record)
 
-    def _rows(self, batch_id: str, *states: RowState) -> list[_Row]:
+    def _rows(self, batch_id: str, *states: RowState) -> list[MemoryRow]:
         batch = self._batches.get(batch_id)
         return [row for row in batch.in_order() if not states or row.state in states] if batch else []
 
-    def _attempts(self, batch_id: str) -> list[_Attempt]:
+    def _attempts(self, batch_id: str) -> list[MemoryAttempt]:
         batch = self._batches.get(batch_id)
         return list(batch.attempts.values()) if batch else []
 
@@ -322,8 +251,15 @@ class MemoryStore(MemoryFiles):
             due = [row for row in self._rows(batch_id, RowState.WAITING) if _is_due(row.due_at, now)]
             due.sort(key=lambda row: (row.due_at or 0.0, row.new.position))
             pending = [row for row in self._rows(batch_id, RowState.PENDING) if row.new.position > after]
-            jobs = [row.job() for row in due + pending]
-            return [job for job in jobs if until is None or job.position < until][:limit]
+            found = [row for row in due + pending if until is None or row.new.position < until]
+            return [self._batches[batch_id].job(row) for row in found[:limit]]
+
+    def next_turns(self, batch_id: str, turns: Sequence[tuple[str, int]], until: int | None) -> list[RowJob]:
+        with self._lock:
+            batch = self._batches[batch_id]
+            behind = [[t for t in batch.turns(name) if t.new.position > position] for name, position in turns]
+            found = [later[0] for later in behind if later and later[0].state is RowState.PENDING]
+            return [batch.job(row) for row in found if until is None or row.new.position < until]
 
     def next_due(self, batch_id: str, until: int | None = None) -> float | None:
         with self._lock:
@@ -338,18 +274,21 @@ class MemoryStore(MemoryFiles):
             found.sort(key=lambda attempt: (attempt.sent_at, attempt.key.position, attempt.key.number))
             return [self._open(attempt) for attempt in found]
 
-    def _open(self, attempt: _Attempt) -> OpenAttempt:
+    def _open(self, attempt: MemoryAttempt) -> OpenAttempt:
+        row = self._batches[attempt.key.batch_id].rows[attempt.key.position]
         return OpenAttempt(
             key=attempt.key,
             state=attempt.state,
             user=attempt.user,
             slot=attempt.slot,
             sent_at=attempt.sent_at,
-            job=self._batches[attempt.key.batch_id].rows[attempt.key.position].job(),
+            job=self._batches[attempt.key.batch_id].job(row),
             run_id=attempt.run_id,
             task_id=attempt.task_id,
             ahead=attempt.ahead,
             cause=attempt.cause,
+            message_id=attempt.message_id,
+            conversation_id=attempt.conversation_id,
         )
 
     def busy_slots(self, batch_id: str) -> set[int]:
@@ -360,10 +299,38 @@ class MemoryStore(MemoryFiles):
         with self._lock:
             return {a.run_id for a in self._attempts(batch_id) if a.user == user and a.run_id}
 
+    def known_talk(self, batch_id: str, user: str, ids: Sequence[str]) -> set[str]:
+        with self._lock:
+            mine = [attempt for attempt in self._attempts(batch_id) if attempt.user == user]
+        known = {attempt.conversation_id for attempt in mine} | {attempt.message_id for attempt in mine}
+        return set(ids) & known
+
+    def unsettled(self, batch_id: str, user: str) -> int:
+        with self._lock:
+            mine = [attempt for attempt in self._attempts(batch_id) if attempt.user == user]
+        return sum(attempt.state in OPEN_ATTEMPTS and attempt.message_id is None for attempt in mine)
+
+    def to_check(self, batch_id: str, after: int, limit: int) -> list[OpenAttempt]:
+        with self._lock:
+            rows = [row for row in self._rows(batch_id) if row.new.position > after]
+            latest = [self._batches[batch_id].attempts.get((row.new.position, row.tries)) for row in rows]
+            wanted = (AttemptState.PAUSED, AttemptState.INDETERMINATE)
+            return [self._open(one) for one in latest if one is not None and one.state in wanted][:limit]
+
+    def asking(self, batch_id: str, limit: int) -> list[RowResult]:
+        with self._lock:
+            return [row.result() for row in self._rows(batch_id) if row.is_asking][:limit]
+
     def counts(self, batch_id: str) -> Counts:
         with self._lock:
             rows = self._rows(batch_id)
-            return Counts(dict(Counter(row.state for row in rows)), sum(row.tokens or 0 for row in rows))
+            by_state, tokens = dict(Counter(row.state for row in rows)), sum(row.tokens or 0 for row in rows)
+            return Counts(by_state, tokens, sum(row.is_asking for row in rows))
+
+    def prices(self, batch_id: str) -> dict[str, Decimal]:
+        with self._lock:
+            ended = [attempt.outcome for attempt in self._attempts(batch_id) if attempt.outcome is not None]
+        return sum_prices((outcome.price, outcome.currency) for outcome in ended)
 
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         with self._lock:
@@ -375,15 +342,25 @@ class MemoryStore(MemoryFiles):
         with self._lock:
             sources, target = ROW_MOVES[RowMove.RETRY]
             found = [row for row in self._rows(batch_id, *sources) if _is_meant(row, again)]
-            if found:
-                self.move_batch(batch_id, BatchMove.RETRY, at=at)
+            if not found:
+                return 0
+            self.move_batch(batch_id, BatchMove.RETRY, at=at)
             for row in found:
                 row.state = target
                 row.clear()
                 if again.inputs is not None:
                     row.new = replace(row.new, inputs=again.inputs)
-            self._batches[batch_id].touched += bool(found)
-            return len(found)
+            followers = self._left_behind(batch_id)
+            for row in followers:
+                row.state = target
+                row.clear()
+            self._batches[batch_id].touched += 1
+            return len(found) + len(followers)
+
+    def _left_behind(self, batch_id: str) -> list[MemoryRow]:
+        broken = [r for r in self._rows(batch_id, RowState.FAILED) if r.cause == Cause.CONVERSATION_BROKEN.value]
+        again = {r.new.conversation: r.new.position for r in reversed(self._rows(batch_id, RowState.PENDING))}
+        return [r for r in broken if again.get(r.new.conversation, r.new.position) < r.new.position]
 
     def results(self, batch_id: str) -> Iterator[RowResult]:
         with self.snapshot(batch_id) as rows:
@@ -433,118 +410,17 @@ class MemoryStore(MemoryFiles):
         """Nothing to let go of."""
 
 
-def _is_meant(row: _Row, again: Again) -> bool:
+def _is_meant(row: MemoryRow, again: Again) -> bool:
+    if row.state is RowState.WAITING and row.due_at is not None:
+        return False  # it goes again by itself
     if again.positions is not None:
         return row.new.position in again.positions
-    return row.state is not RowState.UNKNOWN if again.cause is None else row.cause == again.cause
+    return row.state not in RETRIED_BY_CAUSE_ONLY if again.cause is None else row.cause == again.cause
 
 
-def _last(batch_id: str, row: _Row) -> AttemptKey:
+def _last(batch_id: str, row: MemoryRow) -> AttemptKey:
     return AttemptKey(batch_id, row.new.position, row.tries)
 
 
 def _is_due(due_at: float | None, now: float) -> bool:
     return due_at is not None and (due_at <= now or due_at > now + FAR_AHEAD)
-
-
-def _intend(batch: _Batch, row: _Row, record: Intend) -> bool:
-    sources, target = ROW_MOVES[RowMove.START]
-    if row.state not in sources or row.tries != record.key.number - 1:
-        return False
-    row.clear()
-    row.run_id = None
-    row.state, row.tries = target, record.key.number
-    place = (record.key.position, record.key.number)
-    batch.attempts[place] = _Attempt(record.key, record.slot, record.user, record.sent_at)
-    return True
-
-
-def _end_or_go_on(attempt: _Attempt, row: _Row, record: Attach | Lose | Finish | Refuse | GiveUp) -> bool:
-    """The attempt moves, and its row with it unless the row has gone on to a newer attempt; or neither does."""
-    sources, target = ATTEMPT_MOVES[_attempt_move(record)]
-    row_sources, row_target = _row_move(attempt, row, record)
-    is_latest = row.tries == record.key.number
-    if attempt.state not in sources or (is_latest and row.state not in row_sources):
-        return False
-    attempt.state = target
-    _note(attempt, record)
-    if is_latest:
-        _change_row(row, attempt, record, row_target)
-    return True
-
-
-def _attempt_move(record: Attach | Lose | Finish | Refuse | GiveUp) -> AttemptMove:
-    match record:
-        case Attach():
-            return AttemptMove.ATTACH
-        case Lose():
-            return AttemptMove.LOSE
-        case Finish():
-            return AttemptMove.FINISH
-        case Refuse():
-            return AttemptMove.REFUSE
-        case GiveUp():
-            return AttemptMove.GIVE_UP
-
-
-def _row_move(
-    attempt: _Attempt, row: _Row, record: Attach | Lose | Finish | Refuse | GiveUp
-) -> tuple[frozenset[RowState], RowState]:
-    match record:
-        case Attach() if attempt.state is AttemptState.INDETERMINATE:
-            return frozenset({RowState.UNKNOWN}), RowState.RUNNING
-        case Attach() | Lose():
-            return frozenset({row.state}), row.state
-        case Finish():
-            return ROW_MOVES[record.move]
-        case Refuse():
-            return ROW_MOVES[record.move or RowMove.PUT_BACK]
-        case GiveUp():
-            return ROW_MOVES[RowMove.LOSE]
-
-
-def _note(attempt: _Attempt, record: Attach | Lose | Finish | Refuse | GiveUp) -> None:
-    match record:
-        case Attach():
-            attempt.run_id = _newer(record.run_id, attempt.run_id)
-            attempt.task_id = _newer(record.task_id, attempt.task_id)
-            attempt.ahead = record.ahead
-        case Finish():
-            attempt.run_id = _newer(record.outcome.run_id, attempt.run_id)
-            attempt.task_id = _newer(record.outcome.task_id, attempt.task_id)
-            attempt.outcome = record.outcome
-            attempt.ended_at = record.ended_at
-        case _:
-            attempt.cause = record.cause
-
-
-def _newer(new: str | None, known: str | None) -> str | None:
-    return known if new is None else new
-
-
-def _change_row(
-    row: _Row, attempt: _Attempt, record: Attach | Lose | Finish | Refuse | GiveUp, target: RowState
-) -> None:
-    match record:
-        case Attach() if target is not row.state:
-            row.cause = row.error = None
-        case Finish():
-            _keep_outcome(row, attempt, record)
-        case Refuse():
-            row.refused += 0 if record.counts else 1
-            row.due_at = record.due_at
-            if target is not RowState.PENDING:
-                row.cause, row.error = record.cause, record.error
-        case GiveUp():
-            row.cause, row.error, row.run_id = record.cause, record.error, attempt.run_id
-        case _:
-            pass
-    row.state = target
-
-
-def _keep_outcome(row: _Row, attempt: _Attempt, record: Finish) -> None:
-    outcome = record.outcome
-    row.outputs, row.error, row.cause = outcome.outputs, outcome.error, record.cause
-    row.tokens = bounded_tokens(outcome.tokens)
-    row.seconds = outcome.seconds if record.seconds is None else record.seconds
-    row.price, row.currency, row.run_id, row.due_at = outcome.price, outcome.currency, attempt.run_id, record.due_at

@@ -5,21 +5,25 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, literal_column, select, text
+from sqlalchemy import ColumnElement, and_, exists, func, literal_column, select, text
 
 from rowmill.domain.batch import HIDDEN, UNFINISHED, AttemptState, BatchState, RowState, Settings
+from rowmill.domain.causes import Cause
+from rowmill.domain.conversation import Before
 from rowmill.domain.form import Mode, form_from_json, form_to_json
 from rowmill.domain.mapping import Mapping
+from rowmill.domain.money import sum_prices
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import AppRecord, AttemptKey, BatchRecord, BatchSummary, OpenAttempt, RowJob, RowResult
 from rowmill.store.bounds import FAR_AHEAD
 from rowmill.store.files import read_files_between
-from rowmill.store.tables import OPEN_STATES, apps, attempts, batches, rows
+from rowmill.store.tables import OPEN_STATES, TO_CHECK, apps, attempts, batches, rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from decimal import Decimal
 
-    from sqlalchemy import ColumnElement, Connection, Select
+    from sqlalchemy import Connection, Select
 
     from rowmill.domain.cell import Cell
 
@@ -114,12 +118,10 @@ def find_ids(conn: Connection, prefix: str) -> list[str]:
     return list(conn.execute(select(batches.c.id).where(same, _SHOWN).order_by(*newest)).scalars())
 
 
-_LEFT = (RowState.PENDING, RowState.RUNNING, RowState.WAITING)
-
-
-def read_left(conn: Connection, batch_id: str) -> int:
-    """Rows that have not come to their end."""
-    return read_counts(conn, batch_id).of(*_LEFT)
+# Written out, so that SQLite sees that its partial index holds all such rows.
+_WAITING = literal_column("rows.state") == literal_column("'waiting'")
+_FOR_A_PERSON = and_(_WAITING, rows.c.due_at.is_(None))
+_ASKING = select(rows.c.batch_id, func.count().label("number")).where(_FOR_A_PERSON).group_by(rows.c.batch_id)
 
 
 def read_counts(conn: Connection, batch_id: str) -> Counts:
@@ -137,7 +139,15 @@ def _counts(conn: Connection, which: ColumnElement[bool]) -> dict[str, Counts]:
         by_state, spent = found.setdefault(batch_id, ({}, []))
         by_state[RowState(state)] = number
         spent.append(int(tokens))
-    return {batch_id: Counts(by_state, sum(spent)) for batch_id, (by_state, spent) in found.items()}
+    asking = {row.batch_id: row.number for row in conn.execute(_ASKING.where(which))}
+    return {one: Counts(by_state, sum(spent), asking.get(one, 0)) for one, (by_state, spent) in found.items()}
+
+
+def read_prices(conn: Connection, batch_id: str) -> dict[str, Decimal]:
+    """Added up here: a database would add texts as floats."""
+    priced = (attempts.c.batch_id == batch_id, attempts.c.price.is_not(None))
+    query = select(attempts.c.price, attempts.c.currency).where(*priced).execution_options(yield_per=PAGE)
+    return sum_prices((price, currency) for price, currency in conn.execute(query))
 
 
 def read_causes(conn: Connection, batch_id: str) -> list[tuple[str, RowState, int]]:
@@ -151,9 +161,38 @@ def read_causes(conn: Connection, batch_id: str) -> list[tuple[str, RowState, in
     return [(cause, RowState(state), found) for cause, state, found in conn.execute(query)]
 
 
-_JOB = (rows.c.position, rows.c.inputs, rows.c.tries, rows.c.refused)
-# Written out, so that SQLite sees that its partial index holds all such rows.
-_WAITING = literal_column("state") == literal_column("'waiting'")
+_turns = rows.alias("turns")
+_before = rows.alias("before")
+_same_talk = and_(_turns.c.batch_id == rows.c.batch_id, _turns.c.conversation == rows.c.conversation)
+_first = select(func.min(_turns.c.position)).where(_same_talk).correlate(rows).scalar_subquery()
+_last_before = select(func.max(_turns.c.position)).where(_same_talk, _turns.c.position < rows.c.position)
+
+_JOB: tuple[ColumnElement[Any], ...] = (
+    rows.c.position,
+    rows.c.inputs,
+    rows.c.tries,
+    rows.c.refused,
+    rows.c.conversation,
+    _first.label("first_turn"),
+    _before.c.state.label("before_state"),
+    _before.c.due_at.is_(None).label("before_undue"),
+    _before.c.conversation_id.label("before_talk"),
+)
+# The turn before a row's own is found by its position in the conversation, not by going through all of them.
+_ROWS = rows.outerjoin(
+    _before,
+    and_(
+        _before.c.batch_id == rows.c.batch_id,
+        _before.c.position == _last_before.correlate(rows).scalar_subquery(),
+    ),
+)
+
+
+def _job(position: int, inputs: Any, tries: int, refused: int, talk: str | None, *turn: Any) -> RowJob:
+    first, state, undue, conversation_id = turn
+    asks = state == RowState.WAITING.value and bool(undue)
+    before = None if state is None else Before(RowState(state), asks, conversation_id)
+    return RowJob(position, inputs, tries, refused, talk, first, before)
 
 
 def read_startable(
@@ -164,15 +203,40 @@ def read_startable(
     below_too = [] if until is None else [rows.c.position + literal_column("0") < until]
     jobs: list[RowJob] = []
     for due in (rows.c.due_at <= now, rows.c.due_at > now + FAR_AHEAD):
-        waiting = select(*_JOB).where(rows.c.batch_id == batch_id, _WAITING, due, *below_too)
+        waiting = select(*_JOB).select_from(_ROWS).where(rows.c.batch_id == batch_id, _WAITING, due, *below_too)
         jobs += _jobs(conn, waiting.order_by(rows.c.due_at, rows.c.position).limit(limit - len(jobs)))
     is_pending = rows.c.state == RowState.PENDING.value
-    pending = select(*_JOB).where(rows.c.batch_id == batch_id, is_pending, rows.c.position > after, *below)
+    mine = (rows.c.batch_id == batch_id, is_pending, rows.c.position > after, *below)
+    pending = select(*_JOB).select_from(_ROWS).where(*mine)
     return jobs + _jobs(conn, pending.order_by(rows.c.position).limit(limit - len(jobs)))
 
 
 def _jobs(conn: Connection, query: Select[Any]) -> list[RowJob]:
-    return [RowJob(*row) for row in conn.execute(query)]
+    return [_job(*row) for row in conn.execute(query)]
+
+
+def read_next_turns(
+    conn: Connection, batch_id: str, turns: Sequence[tuple[str, int]], until: int | None
+) -> list[RowJob]:
+    below = [] if until is None else [rows.c.position < until]
+    jobs: list[RowJob] = []
+    for conversation, position in turns:
+        behind = (_turns.c.batch_id == batch_id, _turns.c.conversation == conversation, _turns.c.position > position)
+        following = select(func.min(_turns.c.position)).where(*behind).scalar_subquery()
+        mine = (rows.c.batch_id == batch_id, rows.c.position == following, rows.c.state == RowState.PENDING.value)
+        jobs += _jobs(conn, select(*_JOB).select_from(_ROWS).where(*mine, *below))
+    return jobs
+
+
+def left_behind(batch_id: str) -> tuple[ColumnElement[bool], ...]:
+    """Rows that were not sent for want of an earlier turn, which is to be run again."""
+    earlier = (_same_talk, _turns.c.position < rows.c.position, _turns.c.state == RowState.PENDING.value)
+    return (
+        rows.c.batch_id == batch_id,
+        rows.c.state == RowState.FAILED.value,
+        rows.c.cause == Cause.CONVERSATION_BROKEN.value,
+        exists(select(literal_column("1")).where(*earlier).correlate(rows)),
+    )
 
 
 def read_next_due(conn: Connection, batch_id: str, until: int | None) -> float | None:
@@ -184,12 +248,29 @@ def read_next_due(conn: Connection, batch_id: str, until: int | None) -> float |
 _OPEN = text(f"attempts.{OPEN_STATES}")
 
 
+_ITS_ROW = and_(rows.c.batch_id == attempts.c.batch_id, rows.c.position == attempts.c.position)
+
+
 def read_open_attempts(conn: Connection, batch_id: str) -> list[OpenAttempt]:
     query = (
         select(attempts, *_JOB)
-        .join(rows, and_(rows.c.batch_id == attempts.c.batch_id, rows.c.position == attempts.c.position))
+        .select_from(_ROWS.join(attempts, _ITS_ROW))
         .where(attempts.c.batch_id == batch_id, _OPEN, attempts.c.state != AttemptState.INDETERMINATE.value)
         .order_by(attempts.c.sent_at, attempts.c.position, attempts.c.number)
+    )
+    return [_open_attempt(row) for row in conn.execute(query).mappings()]
+
+
+_TO_CHECK = text(f"attempts.{TO_CHECK}")
+
+
+def read_to_check(conn: Connection, batch_id: str, after: int, limit: int) -> list[OpenAttempt]:
+    query = (
+        select(attempts, *_JOB)
+        .select_from(_ROWS.join(attempts, and_(_ITS_ROW, rows.c.tries == attempts.c.number)))
+        .where(attempts.c.batch_id == batch_id, _TO_CHECK, attempts.c.position > after)
+        .order_by(attempts.c.position)
+        .limit(limit)
     )
     return [_open_attempt(row) for row in conn.execute(query).mappings()]
 
@@ -201,11 +282,13 @@ def _open_attempt(row: Any) -> OpenAttempt:
         user=row[attempts.c.slot_user],
         slot=row[attempts.c.slot],
         sent_at=row[attempts.c.sent_at],
-        job=RowJob(*[row[column] for column in _JOB]),
+        job=_job(*[row[column] for column in _JOB]),
         run_id=row[attempts.c.run_id],
         task_id=row[attempts.c.task_id],
         ahead=row[attempts.c.ahead],
         cause=row[attempts.c.cause],
+        message_id=row[attempts.c.message_id],
+        conversation_id=row[attempts.c.conversation_id],
     )
 
 
@@ -216,6 +299,21 @@ def read_busy_slots(conn: Connection, batch_id: str) -> set[int]:
 def read_known_runs(conn: Connection, batch_id: str, user: str) -> set[str]:
     mine = (attempts.c.batch_id == batch_id, attempts.c.slot_user == user, attempts.c.run_id.is_not(None))
     return {run_id for run_id in conn.execute(select(attempts.c.run_id).where(*mine)).scalars() if run_id}
+
+
+def read_known_talk(conn: Connection, batch_id: str, user: str, ids: Sequence[str]) -> set[str]:
+    if not ids:
+        return set()
+    found: set[str] = set()
+    for column in (attempts.c.conversation_id, attempts.c.message_id):
+        mine = (attempts.c.batch_id == batch_id, attempts.c.slot_user == user, column.in_(ids))
+        found.update(conn.execute(select(column).where(*mine)).scalars())
+    return found
+
+
+def read_unsettled(conn: Connection, batch_id: str, user: str) -> int:
+    nameless = (attempts.c.slot_user == user, attempts.c.message_id.is_(None))
+    return int(conn.execute(select(func.count()).where(attempts.c.batch_id == batch_id, _OPEN, *nameless)).scalar_one())
 
 
 _RESULT: tuple[ColumnElement[Any], ...] = (
@@ -233,6 +331,8 @@ _RESULT: tuple[ColumnElement[Any], ...] = (
     rows.c.run_id,
     rows.c.price,
     rows.c.currency,
+    rows.c.asks,
+    rows.c.conversation_id,
 )
 
 
@@ -266,6 +366,11 @@ def _page(conn: Connection, batch_id: str, query: Select[Any]) -> list[RowResult
 def read_row(conn: Connection, batch_id: str, position: int) -> RowResult | None:
     found = conn.execute(select(*_RESULT).where(rows.c.batch_id == batch_id, rows.c.position == position)).one_or_none()
     return None if found is None else _result(*found)
+
+
+def read_asking(conn: Connection, batch_id: str, limit: int) -> list[RowResult]:
+    query = select(*_RESULT).where(rows.c.batch_id == batch_id, _FOR_A_PERSON).order_by(rows.c.position).limit(limit)
+    return [_result(*row) for row in conn.execute(query)]
 
 
 def _result(position: int, number: int, cells: tuple[Cell, ...], inputs: Any, state: str, *rest: Any) -> RowResult:

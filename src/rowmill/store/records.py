@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from rowmill.domain.batch import ATTEMPT_MOVES, ROW_MOVES, AttemptMove, AttemptState, RowMove, RowState
-from rowmill.ports.store import Attach, Finish, GiveUp, Intend, Lose, Refuse
+from rowmill.ports.store import Ask, Attach, Break, Finish, GiveUp, Intend, Lose, Refuse
 from rowmill.store.bounds import bounded_tokens
 from rowmill.store.tables import attempts, rows
 from rowmill.store.text import pack
@@ -47,13 +47,14 @@ Binds = dict[str, Any]
 _GIVEN: dict[str, TypeEngine[Any]] = {
     **{column.name: column.type for column in attempts.c if column.name != "state"},
     "due_at": rows.c.due_at.type,
+    "asks": rows.c.asks.type,
     "void": rows.c.refused.type,
 }
 given = table("given", *(column(name, kind) for name, kind in _GIVEN.items()))
 
 Kind = tuple[type, RowMove | None]
 
-_RANK: dict[type, int] = {Intend: 0, Attach: 1, Lose: 2, Finish: 3, Refuse: 4, GiveUp: 5}
+_RANK: dict[type, int] = {Intend: 0, Attach: 1, Lose: 2, Ask: 3, Finish: 4, Refuse: 5, GiveUp: 6, Break: 7}
 
 
 def apply_records(conn: Connection, records: Sequence[Record]) -> list[bool]:
@@ -89,6 +90,8 @@ def _in_order(run: dict[tuple[int, Kind], list[int]]) -> Iterator[list[int]]:
 
 
 def _apply_group(conn: Connection, plan: _Plan, binds: list[Binds]) -> Iterable[bool]:
+    if plan.is_wide:
+        return [plan.gate.run(conn, [bind]) > 0 for bind in binds]
     if len(binds) == 1:
         return [plan.apply(conn, binds)]
     savepoint = conn.begin_nested()
@@ -129,6 +132,8 @@ class _Prepared:
 class _Plan:
     gate: _Prepared
     follow: _Prepared | None
+    is_wide: bool = False
+    """one record may change many rows"""
 
     def apply(self, conn: Connection, binds: list[Binds]) -> bool:
         """All of them, or (False) some or none: then the caller rolls back."""
@@ -156,7 +161,8 @@ def _plan(kind: Kind, dialect: Dialect) -> _Plan:
     known = _plans.get((dialect.name, kind))
     if known is None:
         gate, follow = _statements(*kind)
-        known = _Plan(_prepare(gate, dialect), None if follow is None else _prepare(follow, dialect))
+        then = None if follow is None else _prepare(follow, dialect)
+        known = _Plan(_prepare(gate, dialect), then, is_wide=kind[0] is Break)
         _plans[dialect.name, kind] = known
     return known
 
@@ -174,8 +180,12 @@ def _statements(kind: type, move: RowMove | None) -> tuple[Update, Update | Inse
         return _ATTACH, _FOUND_AGAIN
     if kind is Lose:
         return _LOSE, None
+    if kind is Break:
+        return _BREAK, None
     if kind is GiveUp:
         return _gate(AttemptMove.GIVE_UP, RowMove.LOSE, cause=_p("cause"), error=_p("error")), _LOSE_ROW
+    if kind is Ask:
+        return _gate(AttemptMove.ASK, RowMove.ASK, **_ENDED_IDS, **_ASKED), _row_update(RowMove.ASK, **_ASKS)
     assert move is not None
     if kind is Finish:
         return _finish_gate(move), _row_update(move, **_FINISHED)
@@ -228,6 +238,7 @@ def _row_update(move: RowMove, **values: Any) -> Update:
 
 
 _run_of_attempt = select(attempts.c.run_id).where(_this_attempt).scalar_subquery()
+_talk_of_attempt = select(attempts.c.conversation_id).where(_this_attempt).scalar_subquery()
 
 _START_ROW = (
     update(rows)
@@ -241,7 +252,19 @@ _START_ROW = (
         cause=null(),
         due_at=null(),
         run_id=null(),
+        asks=null(),
+        conversation_id=null(),
     )
+)
+_turn = rows.alias("turn")
+_its_talk = select(_turn.c.conversation).where(
+    _turn.c.batch_id == _p("batch_id"), _turn.c.position == _p("position")
+)  # fmt: skip
+_BREAK = (
+    update(rows)
+    .where(rows.c.batch_id == _p("batch_id"), rows.c.conversation == _its_talk.scalar_subquery())
+    .where(rows.c.position >= _p("position"), _state_in(rows, ROW_MOVES[RowMove.BREAK][0]))
+    .values(state=_word(ROW_MOVES[RowMove.BREAK][1]), cause=_p("cause"))
 )
 _INTENDED = ("batch_id", "position", "number", "slot", "slot_user", "sent_at")
 _INSERT_ATTEMPT = insert(attempts).from_select(
@@ -253,6 +276,8 @@ _ATTACH = _attempt_update(
     run_id=func.coalesce(_p("run_id"), attempts.c.run_id),
     task_id=func.coalesce(_p("task_id"), attempts.c.task_id),
     workflow_id=func.coalesce(_p("workflow_id"), attempts.c.workflow_id),
+    message_id=func.coalesce(_p("message_id"), attempts.c.message_id),
+    conversation_id=func.coalesce(_p("conversation_id"), attempts.c.conversation_id),
     ahead=_p("ahead"),
 ).where(or_(attempts.c.state != _word(AttemptState.INDETERMINATE), _row_allows([RowState.UNKNOWN])))
 _FOUND_AGAIN = (
@@ -269,21 +294,36 @@ _FINISHED: Binds = {
     "outputs": _p("outputs"),
     "due_at": _p("due_at"),
     "run_id": func.coalesce(_p("run_id"), _run_of_attempt),
+    "conversation_id": func.coalesce(_p("conversation_id"), _talk_of_attempt),
+    "asks": null(),
+}
+_ENDED_IDS: Binds = {
+    name: func.coalesce(_p(name), attempts.c[name])
+    for name in ("run_id", "task_id", "workflow_id", "message_id", "conversation_id")
+}
+_SPENT = {name: _p(name) for name in ("tokens", "seconds", "price", "currency")}
+_ASKED: Binds = {"cause": _p("cause"), "status": _p("status"), **_SPENT}
+_ASKS: Binds = {
+    **_SPENT,
+    "cause": _p("cause"),
+    "error": null(),
+    "due_at": null(),
+    "run_id": func.coalesce(_p("run_id"), _run_of_attempt),
+    "conversation_id": func.coalesce(_p("conversation_id"), _talk_of_attempt),
+    "asks": func.coalesce(_p("asks"), rows.c.asks),
 }
 
 
 def _finish_gate(move: RowMove) -> Update:
     # The result of an attempt whose row went on without it was paid for as well: it stays with the attempt.
     passed_by = exists(select(literal_column("1")).where(_own(rows), ~_is_latest))
-    kept = ("ended_at", "status", "conversation_id", "message_id", "damaged")
+    kept = ("ended_at", "status", "damaged")
     return _gate(
         AttemptMove.FINISH,
         move,
         **{name: _p(name) for name in (*_OUTCOME, *kept)},
         outputs=case((passed_by, _p("outputs"))),
-        run_id=func.coalesce(_p("run_id"), attempts.c.run_id),
-        task_id=func.coalesce(_p("task_id"), attempts.c.task_id),
-        workflow_id=func.coalesce(_p("workflow_id"), attempts.c.workflow_id),
+        **_ENDED_IDS,
     )
 
 
@@ -291,18 +331,17 @@ def _binds(record: Record) -> Binds:
     match record:
         case Intend(key, slot, user, sent_at):
             return {**_key(key), "slot": slot, "slot_user": pack(user), "sent_at": sent_at}
-        case Attach(key, run_id, task_id, workflow_id, ahead):
-            return {
-                **_key(key),
-                "run_id": pack(run_id),
-                "task_id": pack(task_id),
-                "workflow_id": pack(workflow_id),
-                "ahead": ahead,
-            }
-        case Lose(key, cause):
+        case Attach(key):
+            ids = ("run_id", "task_id", "workflow_id", "message_id", "conversation_id")
+            known = {name: pack(getattr(record, name)) for name in ids}
+            return {**_key(key), **known, "ahead": record.ahead}
+        case Lose(key, cause) | Break(key, cause):
             return {**_key(key), "cause": pack(cause)}
+        case Ask():
+            return {**_outcome_binds(record), "asks": pack(record.outcome.asks)}
         case Finish():
-            return _finish_binds(record)
+            due = {"due_at": record.due_at, "ended_at": record.ended_at}
+            return {**_outcome_binds(record), **due, "outputs": pack(record.outcome.outputs)}
         case Refuse(key, cause, error):
             return {
                 **_key(key),
@@ -319,19 +358,16 @@ def _key(key: AttemptKey) -> Binds:
     return {"batch_id": pack(key.batch_id), "position": key.position, "number": key.number}
 
 
-def _finish_binds(record: Finish) -> Binds:
+def _outcome_binds(record: Ask | Finish) -> Binds:
     outcome = record.outcome
     return {
         **_key(record.key),
-        "outputs": pack(outcome.outputs),
         "error": pack(outcome.error),
         "cause": pack(record.cause),
         "tokens": bounded_tokens(outcome.tokens),
         "seconds": outcome.seconds if record.seconds is None else record.seconds,
         "price": pack(outcome.price),
         "currency": pack(outcome.currency),
-        "due_at": record.due_at,
-        "ended_at": record.ended_at,
         "status": outcome.status.value,
         "run_id": pack(outcome.run_id),
         "task_id": pack(outcome.task_id),

@@ -28,6 +28,7 @@ from rowmill.store.wal import check_log
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
+    from decimal import Decimal
 
     from sqlalchemy import Connection, RootTransaction
 
@@ -150,6 +151,7 @@ class SqlStore:
                 "state": (RowState.SKIPPED if row.blank else RowState.PENDING).value,
                 "inputs": row.inputs,
                 "cells": row.cells,
+                "conversation": row.conversation,
             }
             for row in rows
         ]
@@ -234,6 +236,10 @@ class SqlStore:
         with self._reading() as conn:
             return reading.read_startable(conn, batch_id, now, after, limit, until)
 
+    def next_turns(self, batch_id: str, turns: Sequence[tuple[str, int]], until: int | None) -> list[RowJob]:
+        with self._reading() as conn:
+            return reading.read_next_turns(conn, batch_id, turns, until)
+
     def next_due(self, batch_id: str, until: int | None = None) -> float | None:
         with self._reading() as conn:
             return reading.read_next_due(conn, batch_id, until)
@@ -250,9 +256,29 @@ class SqlStore:
         with self._reading() as conn:
             return reading.read_known_runs(conn, batch_id, user)
 
+    def known_talk(self, batch_id: str, user: str, ids: Sequence[str]) -> set[str]:
+        with self._reading() as conn:
+            return reading.read_known_talk(conn, batch_id, user, ids)
+
+    def unsettled(self, batch_id: str, user: str) -> int:
+        with self._reading() as conn:
+            return reading.read_unsettled(conn, batch_id, user)
+
+    def to_check(self, batch_id: str, after: int, limit: int) -> list[OpenAttempt]:
+        with self._reading() as conn:
+            return reading.read_to_check(conn, batch_id, after, limit)
+
+    def asking(self, batch_id: str, limit: int) -> list[RowResult]:
+        with self._reading() as conn:
+            return reading.read_asking(conn, batch_id, limit)
+
     def counts(self, batch_id: str) -> Counts:
         with self._reading() as conn:
             return reading.read_counts(conn, batch_id)
+
+    def prices(self, batch_id: str) -> dict[str, Decimal]:
+        with self._reading() as conn:
+            return reading.read_prices(conn, batch_id)
 
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         with self._reading() as conn:

@@ -86,9 +86,13 @@ rows = Table(
     Column("run_id", ExactText),
     Column("cause", ExactText),
     Column("error", ExactText),
+    # Which conversation of the sheet it is a turn of, and Dify's id of it.
+    Column("conversation", ExactText),
+    Column("conversation_id", ExactText),
     Column("inputs", ExactJson, nullable=False),
     Column("cells", Cells, nullable=False),
     Column("outputs", ExactText),
+    Column("asks", ExactText),
     # One index answers both the counts (it holds all that they need) and what may start next.
     Index("rows_by_state", "batch_id", "state", "position", "tokens"),
     Index(
@@ -100,6 +104,15 @@ rows = Table(
         postgresql_where=text("state = 'waiting'"),
     ),
     Index(
+        "rows_by_conversation",
+        "batch_id",
+        "conversation",
+        "position",
+        "state",
+        sqlite_where=text("conversation IS NOT NULL"),
+        postgresql_where=text("conversation IS NOT NULL"),
+    ),
+    Index(
         "rows_by_cause",
         "batch_id",
         "cause",
@@ -109,6 +122,7 @@ rows = Table(
     ),
 )
 
+TO_CHECK = "state IN ('indeterminate', 'paused')"
 OPEN_STATES = "state IN ('attached', 'indeterminate', 'intent', 'unknown')"
 
 attempts = Table(
@@ -140,6 +154,7 @@ attempts = Table(
     Column("outputs", ExactText),
     ForeignKeyConstraint(["batch_id", "position"], ["rows.batch_id", "rows.position"], ondelete="CASCADE"),
     Index("attempts_open", "batch_id", "slot", sqlite_where=text(OPEN_STATES), postgresql_where=text(OPEN_STATES)),
+    Index("attempts_to_check", "batch_id", "position", sqlite_where=text(TO_CHECK), postgresql_where=text(TO_CHECK)),
     # Not the batch first: SQLite would take it where the open ones are asked for.
     Index("attempts_by_user", "slot_user", "batch_id"),
 )

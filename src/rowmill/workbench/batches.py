@@ -8,21 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 from rowmill.domain.batch import UNFINISHED, BatchMove, BatchState, RowState
 from rowmill.domain.errors import IllegalMoveError, MappingError, UsageError
+from rowmill.domain.form import CONVERSATION
 from rowmill.domain.mapping import find_field
 from rowmill.domain.problem import Severity
 from rowmill.domain.values import read_cell
+from rowmill.engine.check import Check
 from rowmill.engine.runner import HELD
 from rowmill.workbench.apps import app_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from decimal import Decimal
 
     from rowmill.domain.events import Event
     from rowmill.domain.progress import Counts
     from rowmill.engine.batches import Engine
+    from rowmill.engine.check import Checked
     from rowmill.engine.runner import Ending
     from rowmill.ports.dify import AppInfo
-    from rowmill.ports.store import Again, AppRecord, BatchRecord, BatchSummary
+    from rowmill.ports.store import Again, AppRecord, BatchRecord, BatchSummary, RowResult
     from rowmill.workbench.apps import Apps
     from rowmill.workbench.tools import Tools
 
@@ -84,6 +88,14 @@ class Batches:
     def counts(self, batch_id: str) -> Counts:
         return self._tools.store.counts(batch_id)
 
+    def prices(self, batch_id: str) -> dict[str, Decimal]:
+        """What the batch cost so far, by currency; see Store.prices."""
+        return self._tools.store.prices(batch_id)
+
+    def asking(self, batch_id: str, limit: int) -> list[RowResult]:
+        """Rows that wait for a person, in order."""
+        return self._tools.store.asking(batch_id, limit)
+
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         """(cause, state, rows), most first."""
         return self._tools.store.causes(batch_id)
@@ -119,8 +131,9 @@ class Batches:
         inputs = dict(job.inputs)
         for name, text in changes.items():
             field = find_field(batch.form, name)
-            if field is None:
-                fields = ", ".join(field.variable for field in batch.form.fields)
+            # Which conversation a row is a turn of stands with the batch: the order of its turns follows from it.
+            if field is None or field.variable == CONVERSATION:
+                fields = ", ".join(one.variable for one in batch.form.fields if one.variable != CONVERSATION)
                 raise MappingError("field_unknown", field=name, fields=fields)
             reading = read_cell(field, text, self._tools.schema_check)
             wrong = [finding for finding in reading.findings if finding.severity is Severity.ERROR]
@@ -178,6 +191,17 @@ class Batches:
         recovery = self._tools.recovery(batch.app.version, batch.app.mode)
         try:
             return await engine.run(batch, app, recovery, tell, until=until)
+        finally:
+            await app.close()
+
+    async def check(self, engine: Engine, batch: BatchRecord, *, api_key: str | None = None) -> Checked:
+        """Look once more at rows that are unknown or wait for a person; settle those that have ended. Costs nothing."""
+        key = api_key or self._apps.key_of(batch.app)
+        app = self._tools.connect(batch.app.base_url, key, batch.app.mode, batch.settings.row_timeout)
+        recovery = self._tools.recovery(batch.app.version, batch.app.mode)
+        try:
+            looking = Check(engine.store, engine.fence, engine.clock, app, recovery, engine.shelf)
+            return await looking.run(batch.id)
         finally:
             await app.close()
 

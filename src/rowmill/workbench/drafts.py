@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rowmill.domain.batch import BatchMove, BatchState, Settings
 from rowmill.domain.cell import as_text
 from rowmill.domain.checks import CheckedRow, CheckReport, RowCheck
+from rowmill.domain.conversation import conversation_of
 from rowmill.domain.errors import MappingError, RowmillError, SheetError
 from rowmill.domain.listing import Listing
 from rowmill.domain.mapping import Mapping, make_mapping
@@ -186,7 +187,8 @@ class _Filling:
         self._report.add_row(checked)
         for problem in checked.problems:
             self._sink(problem)
-        return NewRow(position, row.number, row.cells, checked.inputs, checked.blank)
+        talk = conversation_of(checked.inputs)
+        return NewRow(position, row.number, row.cells, checked.inputs, checked.blank, talk)
 
     def _stow(self, checked: CheckedRow, number: int) -> CheckedRow:
         inputs, troubles = self._stowage.stow(checked.inputs)

@@ -24,12 +24,17 @@ if TYPE_CHECKING:
     from rowmill.ports.store import BatchRecord, RowResult
     from rowmill.workbench.tools import Tools
 
-SERVICE_COLUMNS = ("status", "error", "cause", "tokens", "seconds", "attempts", "run_id")
+SERVICE_COLUMNS = ("status", "error", "cause", "tokens", "price", "currency", "seconds", "attempts", "run_id")
 ENDINGS = (".xlsx", ".csv", ".jsonl")
 
 # More different output keys than this is an app that uses its data as keys; Excel itself ends at 16,384 columns.
 MOST_COLUMNS = 1000
 REST = "more_outputs"
+
+# A column of its own only where some row waits for a person.
+ASKS = "asks"
+# Only for chat apps.
+TALK = "conversation_id"
 
 
 def check_target(path: Path, sheet: Path | None = None) -> None:
@@ -122,9 +127,13 @@ def result_line(row: RowResult, names: Sequence[str], paths: dict[str, str] | No
         "error": row.error,
         "cause": row.cause,
         "tokens": row.tokens,
+        "price": row.price,
+        "currency": row.currency,
         "seconds": row.seconds,
         "attempts": row.attempts,
         "run_id": row.run_id,
+        "conversation_id": row.conversation_id,
+        "asks": json.loads(row.asks) if row.asks else None,
     }
     # A line end inside JSON can only be white space between tokens.
     outputs = (row.outputs or "null").replace("\n", " ").replace("\r", " ")
@@ -158,11 +167,12 @@ def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[
     count, beside = 0, Beside(tools.shelf, path)
     with tools.store.snapshot(batch.id) as rows, writing(path):
         outputs = _output_columns(rows)
-        headers = _headers(batch.headers, outputs, [words(f"column.{name}") for name in SERVICE_COLUMNS])
+        service = _service(tools, batch)
+        headers = _headers(batch.headers, outputs, [words(f"column.{name}") for name in service])
         writer = tools.open_table(path, headers, words, raw)
         try:
             for row in rows:
-                cells = _cells(row, len(batch.headers), outputs, words, beside.put(row))
+                cells = _cells(row, len(batch.headers), outputs, service, words, beside.put(row))
                 writer.write([*cells, *[None] * (len(headers) - len(cells))])
                 count += row.state is not RowState.SKIPPED
             writer.finish()
@@ -170,6 +180,11 @@ def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[
             writer.abandon()
             raise
     return Exported(count)
+
+
+def _service(tools: Tools, batch: BatchRecord) -> list[str]:
+    talk = [TALK] if batch.app.mode.is_chat else []
+    return [*SERVICE_COLUMNS, *talk, *([ASKS] if tools.store.counts(batch.id).asking else [])]
 
 
 def _output_columns(rows: Iterable[RowResult]) -> list[str]:
@@ -199,17 +214,33 @@ def _headers(sheet: tuple[str, ...], outputs: list[str], service: list[str]) -> 
 
 
 def _cells(
-    row: RowResult, width: int, outputs: list[str], words: Callable[[str], str], paths: dict[str, str]
+    row: RowResult,
+    width: int,
+    outputs: list[str],
+    service: list[str],
+    words: Callable[[str], str],
+    paths: dict[str, str],
 ) -> list[Cell]:
     own: list[Cell] = [*row.cells, *([None] * (width - len(row.cells)))]
     if row.state is RowState.SKIPPED:
         return own
     flat = _flat(row, paths)
-    state = words(f"state.{row.state.value}")
-    service: list[Cell] = [state, row.error, row.cause, row.tokens, _rounded(row.seconds), row.attempts, row.run_id]
+    told: dict[str, Cell] = {
+        "status": words(f"state.{row.state.value}"),
+        "error": row.error,
+        "cause": row.cause,
+        "tokens": row.tokens,
+        "price": row.price,
+        "currency": row.currency,
+        "seconds": _rounded(row.seconds),
+        "attempts": row.attempts,
+        "run_id": row.run_id,
+        TALK: row.conversation_id,
+        ASKS: JsonCell(json.loads(row.asks)) if row.asks else None,
+    }
     if outputs and outputs[-1] == REST and REST not in flat:
         flat[REST] = JsonCell({name: to_json(cell) for name, cell in flat.items() if name not in set(outputs)})
-    return [*own, *(flat.get(name) for name in outputs), *service]
+    return [*own, *(flat.get(name) for name in outputs), *(told[name] for name in service)]
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from rowmill.testing.fake_dify.runs import CHATS
+
 if TYPE_CHECKING:
     from rowmill.testing.fake_dify.runs import Run
-
-CHATS = ("advanced-chat", "chat", "agent-chat")
 
 
 def event(run: Run, name: str, data: dict[str, Any] | None = None, **top: Any) -> bytes:
@@ -174,7 +174,8 @@ def finished(run: Run, raw_outputs: str | None = None) -> bytes:
     if not has_workflow(run):
         return closing
     if run.status == "paused":
-        return event(run, "workflow_paused", _pause(run))
+        asks = event(run, "human_input_required", question(run)) if run.profile.asks_people else b""
+        return asks + event(run, "workflow_paused", _pause(run))
     data = {
         **result(run),
         "created_by": {"id": run.message_id, "user": run.user},
@@ -193,10 +194,39 @@ def _exceptions(run: Run) -> int:
     return run.doing.exceptions or int(run.status == "partial-succeeded")
 
 
+def question(run: Run) -> dict[str, Any]:
+    """What a paused run asks a person for."""
+    return {
+        "form_id": run.message_id,
+        "node_id": "ask",
+        "node_title": "Approval",
+        "form_content": "Please approve this answer.",
+        "inputs": [{"type": "paragraph", "output_variable_name": "comment"}],
+        "actions": [
+            {"id": "yes", "title": "Approve", "button_style": "primary"},
+            {"id": "no", "title": "Reject", "button_style": "default"},
+        ],
+        "display_in_ui": False,
+        "form_token": form_token(run),
+        "resolved_default_values": {},
+        "expiration_time": int(run.began) + 7 * 86400,
+    }
+
+
+def form_token(run: Run) -> str:
+    return f"form-{run.run_id}"
+
+
+def _reasons(run: Run) -> dict[str, Any]:
+    """1.13 names no reasons."""
+    if not run.profile.asks_people:
+        return {}
+    return {"paused_nodes": ["ask"], "reasons": [{"TYPE": "human_input_required", **question(run)}]}
+
+
 def _pause(run: Run) -> dict[str, Any]:
-    reason = {"TYPE": "human_input_required", "form_id": run.message_id, "node_id": "ask", "form_token": "token"}
     counts = {"elapsed_time": run.seconds, "total_tokens": 0, "total_steps": 1, "created_at": int(run.began)}
-    ids = {"workflow_run_id": run.run_id, "paused_nodes": ["ask"], "outputs": {}, "reasons": [reason]}
+    ids = {"workflow_run_id": run.run_id, "paused_nodes": ["ask"], "outputs": {}, "reasons": [], **_reasons(run)}
     return {**ids, "status": "paused", **counts}
 
 
@@ -236,7 +266,8 @@ def metadata(run: Run) -> dict[str, Any]:
 def blocking(run: Run, raw_outputs: str | None = None) -> bytes:
     """The answer to a blocking request; ASCII with escapes, as Dify writes it."""
     if run.app.mode == "workflow":
-        body = {"task_id": run.task_id, "workflow_run_id": run.run_id, "data": result(run)}
+        more = _reasons(run) if run.status == "paused" else {}
+        body = {"task_id": run.task_id, "workflow_run_id": run.run_id, "data": {**result(run), **more}}
         if raw_outputs is not None:
             body["data"] = {**result(run), "outputs": "@@raw@@"}
         return json.dumps(body).replace('"@@raw@@"', raw_outputs or "").encode()

@@ -19,11 +19,12 @@ from rowmill.testing.fake_dify.bodies import (
     log_query,
     read_json,
 )
+from rowmill.testing.fake_dify.chats import UnknownConversationError
 from rowmill.testing.fake_dify.execution import Execution
 from rowmill.testing.fake_dify.faults import Fault, Faults
 from rowmill.testing.fake_dify.links import Links
 from rowmill.testing.fake_dify.profiles import PROFILES
-from rowmill.testing.fake_dify.runs import Ledger
+from rowmill.testing.fake_dify.runs import CHATS, Ledger
 from rowmill.testing.fake_dify.uploads import accept, strike
 from rowmill.testing.fake_dify.wire import Wire
 
@@ -133,7 +134,7 @@ class FakeDify:
                 return 200, b'{"tool_icons":{}}'
             case ["site"]:
                 return 200, orjson.dumps(pages.site(app))
-            case ["conversations" | "messages" as what] if app.mode in answers.CHATS:
+            case ["conversations" | "messages" as what]:
                 return 200, orjson.dumps(self._said(app, what, query))
             case ["workflows", "run"] | ["chat-messages"] | ["completion-messages"] | ["files", "upload"]:
                 raise Refusal(405, "method_not_allowed", NO_METHOD)
@@ -147,12 +148,17 @@ class FakeDify:
                 raise Refusal(404, "not_found", pages.NOT_FOUND_TEXT)
 
     def _said(self, app: FakeApp, what: str, query: dict[str, str]) -> JSON:
+        if app.mode not in CHATS:
+            raise Refusal(400, "not_chat_app", WRONG_ROUTE)
         user = query.get("user", "")
         if what == "conversations":
             limit = integer("ConversationListQuery", query, "limit", 20, 100)
             return self.execution.chats.conversations(app, user, limit)
         limit = integer("MessageListQuery", query, "limit", 20, 100)
-        return self.execution.chats.messages(app, user, query.get("conversation_id", ""), limit)
+        try:
+            return self.execution.chats.messages(app, user, query.get("conversation_id", ""), limit)
+        except UnknownConversationError as unknown:
+            raise Refusal(404, "not_found", str(unknown)) from None
 
     def _detail(self, app: FakeApp, run_id: str) -> tuple[int, bytes]:
         if not is_uuid(run_id):
@@ -192,6 +198,11 @@ class FakeDify:
             self.execution.stop(parts[-2], None if app.mode in ("workflow", "advanced-chat") else user)
             await wire.answer(200, b'{"result":"success"}')
             return
+        if parts[:2] == ["form", "human_input"] and self.profile.asks_people:
+            if not self.execution.answer_form(parts[-1], (await self._json(scope, receive)).get("action", "")):
+                raise Refusal(412, "human_input_form_submitted", "This form was answered already.")
+            await wire.answer(200, b"{}")
+            return
         body = await self._json(scope, receive)
         pinned = self._check_route(app, parts, body)
         await self.execution.start(app, body, pinned, wire, self._find_file(app, str(body.get("user"))))
@@ -203,7 +214,7 @@ class FakeDify:
                 if app.mode != "workflow":
                     raise Refusal(400, "not_workflow_app", WRONG_ROUTE)
                 pinned = parts[1] if len(parts) == 3 else None  # noqa: PLR2004
-            case ["chat-messages"] if app.mode not in answers.CHATS:
+            case ["chat-messages"] if app.mode not in CHATS:
                 raise Refusal(400, "not_chat_app", WRONG_ROUTE)
             case ["completion-messages"] if app.mode != "completion":
                 raise Refusal(400, "app_unavailable", UNAVAILABLE)

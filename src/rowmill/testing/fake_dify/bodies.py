@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from rowmill.testing.fake_dify.answers import CHATS
+from rowmill.testing.fake_dify.runs import CHATS
 
 if TYPE_CHECKING:
     from rowmill.testing.fake_dify.apps import FakeApp

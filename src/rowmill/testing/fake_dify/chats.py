@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rowmill.testing.fake_dify.answers import CHATS
+from rowmill.testing.fake_dify.runs import CHATS
 
 if TYPE_CHECKING:
     from rowmill.testing.fake_dify.apps import FakeApp
@@ -15,6 +15,7 @@ UNKNOWN = (
     "Conversation Not Exists. You have requested this URI [/v1/chat-messages] but did you mean /v1/chat-messages or "
     "/api/chat-messages or /v1/chat-messages/<string:task_id>/stop ?"
 )
+ENDED = ("succeeded", "partial-succeeded", "stopped")
 ROOT_MESSAGE = "00000000-0000-0000-0000-000000000000"
 
 
@@ -56,8 +57,11 @@ class Chats:
         return _page(mine, limit, _conversation)
 
     def messages(self, app: FakeApp, user: str, conversation: str, limit: int) -> dict[str, Any]:
-        """`GET /messages`, oldest first."""
-        return _page(self._of(app, user, conversation), limit, _message)
+        """`GET /messages`: the newest ones, oldest first. Raises UnknownConversationError."""
+        said = self._of(app, user, conversation)
+        if not said:
+            raise UnknownConversationError("Conversation Not Exists.")
+        return {**_page(said, limit, _message), "data": [_message(run) for run in said[-limit:]]}
 
 
 def _page(items: list[Any], limit: int, shown: Any) -> dict[str, Any]:
@@ -78,7 +82,7 @@ def _message(run: Run) -> dict[str, Any]:
         "parent_message_id": ROOT_MESSAGE,
         "inputs": run.inputs,
         "query": run.query,
-        "answer": run.outputs.get("answer", ""),
+        "answer": run.outputs.get("answer", "") if run.saved and run.status in ENDED else "",
         "feedback": None,
         "retriever_resources": [],
         "created_at": int(run.began),

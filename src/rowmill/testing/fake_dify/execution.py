@@ -113,12 +113,20 @@ class Execution:
         if run is not None and (user is None or user == run.user):
             run.stop_asked = True
 
+    def answer_form(self, token: str, action: str) -> bool:
+        """A person answers a paused run, and it comes to its end. False where there is no such form (any more)."""
+        run = self._runs.get(token.removeprefix("form-"))
+        if run is None or run.status != "paused" or action not in ("yes", "no"):
+            return False
+        run.end(self._ledger, "succeeded" if action == "yes" else "failed", None if action == "yes" else "Rejected.")
+        return True
+
     # ── one request ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(
         self, app: FakeApp, body: dict[str, Any], pinned: str | None, wire: Wire, find_file: Callable[[str], Any]
     ) -> None:
-        fault = self._faults.strike(app.key, body["inputs"])
+        fault = self._faults.strike(app.key, (body["inputs"], body.get("query")))
         if fault is not None and await refuse(fault, wire):
             return
         streaming = body.get("response_mode") == "streaming"
@@ -217,6 +225,8 @@ class Execution:
             self.raw[run.run_id] = str(fault.params.get("value", "{}")).encode()
             run.doing.outputs = "@@raw@@"  # type: ignore[assignment]
         run.end(self._ledger, status, error)
+        in_worker = run.app.mode == "advanced-chat" and self._profile.saves_unheard
+        run.saved = heard or not run.streaming or in_worker
         forgotten = kind in ("running_forever", "lost_run") or not (heard or self._profile.outlives_client)
         if forgotten or (run.status == "stopped" and not self._profile.stop_is_stored and run.stop_asked):
             run.status = "running"
@@ -304,6 +314,11 @@ class Execution:
         real, run.status = run.status, shown
         ending = answers.after_work(run) + answers.finished(run, raw.decode() if raw else None)
         run.status = real
+        if fault is not None and fault.kind == "cut_end":
+            # All of it was said, and saved; the last of it did not arrive.
+            await wire.write(opening + answers.after_work(run))
+            await asyncio.sleep(0.005)
+            wire.abort()
         await wire.write(opening + ending)
         if fault is not None and fault.kind in ("duplicate_finish", "events_after_finish"):
             await wire.write(ending if fault.kind == "duplicate_finish" else answers.started(run))

@@ -11,8 +11,8 @@ KINDS = frozenset({
     "status", "too_many_400", "too_many_429", "rate_limit_429", "edge_1015", "gateway_502_before", "html_200",
     "redirect", "reset_before", "silent",
     # the run is started, its answer is lost or late
-    "gateway_504", "reset_after", "cut_started", "cut_at_byte", "clean_eof_started", "eof_no_id", "stall", "drip",
-    "drop_started", "hold_started", "running_forever", "detail_404_for", "lost_run",
+    "gateway_504", "reset_after", "cut_started", "cut_end", "cut_at_byte", "clean_eof_started", "eof_no_id", "stall",
+    "drip", "drop_started", "hold_started", "running_forever", "detail_404_for", "lost_run",
     # (running_forever and lost_run: its row stays at "running"; lost_run has no log line either)
     # the run comes to another end
     "error_event", "run_failed", "run_partial", "run_stopped", "run_paused", "outputs", "big_output",

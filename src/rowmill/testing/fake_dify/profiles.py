@@ -20,9 +20,13 @@ class Profile:
     log_at: str = "start"
     """when a run's log line appears: `start`, `end`, or `watched` (at the end, if the client still listens)"""
     outlives_client: bool = True
+    saves_unheard: bool = True
+    """whether a chatflow's answer is saved when its client has gone: its consumer is the worker"""
     unknown_run: int = 404
     """status for an unknown run id; 200 = an object of nulls"""
     events_endpoint: bool = True
+    asks_people: bool = True
+    """whether a run that waits for a person says for what, and can be answered through the API"""
     limit_streams: bool = False
     """whether the app's limit of runs at once holds for streaming runs"""
     stop_is_stored: bool = False
@@ -42,15 +46,15 @@ class Profile:
 # 1.11.4 and before, as recorded or read in the sources.
 _OLD: dict[str, Any] = {
     "first_ping": False, "hold_ms": 2, "invalid_stream": "400", "unknown_run": 200, "events_endpoint": False,
-    "limit_streams": True, "outputs_as_text": True, "tells_reason": False, "message_end_first": False,
-    "http_error": "Reached maximum retries (0) for URL",
+    "asks_people": False, "limit_streams": True, "outputs_as_text": True, "tells_reason": False,
+    "message_end_first": False, "http_error": "Reached maximum retries (0) for URL", "saves_unheard": False,
 }  # fmt: skip
 
 PROFILES: dict[str, Profile] = {
     "1.8": Profile("1.8.1", **_OLD, log_at="watched", outlives_client=False),
     "1.10": Profile("1.10.1", **_OLD, log_at="end"),
     "1.11": Profile("1.11.4", **_OLD),
-    "1.13": Profile("1.13.3", celery_slots=1, events_endpoint=False),
+    "1.13": Profile("1.13.3", celery_slots=1, events_endpoint=False, asks_people=False),
     "1.14": Profile("1.14.2", celery_slots=4),
     "1.16": Profile("1.16.1", celery_slots=4, invalid_stream="error"),
     "cloud-proxy": Profile("1.16.1", invalid_stream="error", proxy_cut_s=100.0),

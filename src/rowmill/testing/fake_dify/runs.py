@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rowmill.testing.fake_dify.profiles import Profile
 
 MOST_RUNS = 200_000
+CHATS = ("advanced-chat", "chat", "agent-chat")
 
 
 @dataclass(slots=True)
@@ -33,6 +34,9 @@ class LedgerRun:
     status: str = "running"
     tokens: int = 0
     outputs: dict[str, Any] = field(default_factory=dict)
+    query: str = ""
+    conversation_id: str | None = None
+    """only of chat apps"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,8 @@ class Run:
     ended: float | None = None
     shown_from: float = 0.0
     in_log: bool = False
+    saved: bool = True
+    """whether its message holds the answer: what consumes a chat's stream saves it, when it is whole"""
     stop_asked: bool = False
     entry: LedgerRun | None = None
 
@@ -111,7 +117,10 @@ class Run:
         self.began = time.time()
         self.workflow_id = self.workflow_id or self.app.workflow_id
         mode = "streaming" if self.streaming else "blocking"
-        self.entry = LedgerRun(self.app.key, self.user, self.run_id, self.task_id, self.sent, mode, self.began)
+        self.entry = LedgerRun(
+            self.app.key, self.user, self.run_id, self.task_id, self.sent, mode, self.began, query=self.query,
+            conversation_id=self.conversation_id if self.app.mode in CHATS else None,
+        )  # fmt: skip
         ledger.started(self.entry)
 
     def end(self, ledger: Ledger, status: str, error: str | None) -> None:
