@@ -116,6 +116,8 @@ class Comparison(RuleBasedStateMachine):
             lambda store: [store.known_runs(B, user) for user in USERS],
             lambda store: store.next_due(B),
             lambda store: store.batches(),
+            lambda store: store.versions(B),
+            lambda store: store.batch(B),
         ):
             assert ask(self.sql) == ask(self.model)
 

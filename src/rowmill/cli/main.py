@@ -12,6 +12,7 @@ from typer import rich_utils
 from typer.exceptions import TyperException
 
 from rowmill.cli import fake, reading, run
+from rowmill.cli.pinning import spell_out
 from rowmill.cli.session import BAD_USE, INTERRUPTED, OK, Session
 from rowmill.domain.errors import RowmillError
 from rowmill.texts import Speech, language
@@ -78,7 +79,7 @@ def _take_language(args: list[str]) -> tuple[list[str], str | None]:
 def _run(args: list[str], session: Session) -> int:
     command = _build(session.say)
     try:
-        code = command.main(args, prog_name="rowmill", standalone_mode=False, obj=session)
+        code = command.main(spell_out(args), prog_name="rowmill", standalone_mode=False, obj=session)
     except typer.Exit as leaving:
         return leaving.exit_code
     except typer.Abort:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rowmill.bootstrap import open_workbench
 from rowmill.cli import options
 from rowmill.cli.given import key_from, settings_for
+from rowmill.cli.pinning import versions_json
 from rowmill.cli.run import guarantee_code
 from rowmill.cli.session import Session
 from rowmill.cli.summary import counts_json, show_summary, summary_json
@@ -83,6 +84,7 @@ def show(
         ]
         summary = summary_json(batch, workbench.batches.counts(batch.id), 0.0, None)
         del summary["output"], summary["seconds"]
+        summary |= versions_json(batch, workbench.batches.versions(batch.id))
         app = {"name": batch.app.name, "base_url": batch.app.base_url, "mode": batch.app.mode.value}
         session.answer({**summary, "app": app, "sheet": batch.sheet_path, "causes": causes})
 

@@ -12,6 +12,7 @@ from rowmill.bootstrap import open_runner
 from rowmill.cli import options
 from rowmill.cli.findings import ProblemFile, problem_file, report_json, show_report
 from rowmill.cli.given import key_from, pairs, row_range, settings_for
+from rowmill.cli.pinning import Pin, check_pin, pinned, versions_json
 from rowmill.cli.session import BAD_USE, INTERRUPTED, OK, SOME_FAILED, Session
 from rowmill.cli.summary import show_mapping, show_summary, summary_json
 from rowmill.cli.watch import Watched, run_loop, watch
@@ -56,6 +57,7 @@ class Job:
     output: Path
     yes: bool
     sample: int | None = None
+    pin: str | None = None
 
 
 def run(
@@ -74,11 +76,13 @@ def run(
     data_dir: options.DataDir = None,
     resume: Resume = None,
     new: New = False,
+    pin: Pin = None,
     yes: options.Yes = False,
     as_json: options.AsJson = False,
 ) -> None:
     session: Session = context.obj
     session.json = as_json
+    check_pin(pin)
     settings = settings_for(session, data_dir)
     settings = replace(
         settings,
@@ -94,7 +98,7 @@ def run(
     with open_runner(settings) as (workbench, engine):
         if target is None:
             target = _default_output(Path(workbench.batches.find(resume or "").sheet_path))
-        job = Job(session, settings, workbench, engine, key, target, yes, sample)
+        job = Job(session, settings, workbench, engine, key, target, yes, sample, pin)
         if resume is not None:
             code = _resume(job, resume, sheet, base_url, concurrency)
         else:
@@ -173,6 +177,7 @@ def _start(job: Job, order: Order, base_url: str, *, new: bool) -> int:
     assert job.key is not None
     app, info = run_loop(workbench.apps.register(base_url, job.key))
     _show_app(session, app, info)
+    order = replace(order, settings=pinned(order.settings, job.pin, app.mode))
     left = [] if new else workbench.batches.unfinished(app.id, workbench.digest(order.path), head.sheet_name)
     if left:
         return _offer_resume(job, left[0])
@@ -256,6 +261,8 @@ def _resume(job: Job, batch_id: str, sheet: Path | None, base_url: str | None, c
     if batch.state not in UNFINISHED:
         job.session.tell("already_done", batch=batch.id, state=job.session.say(f"batch_state.{batch.state.value}"))
         return _report(job, batch, None)
+    if job.pin is not None:
+        batch = job.workbench.batches.change(batch, pinned(batch.settings, job.pin, batch.app.mode))
     return _run_and_report(job, _ready(job, batch), concurrency)
 
 
@@ -297,7 +304,8 @@ def _report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
     workbench.export(batch, job.output, session.say)
     counts = workbench.batches.counts(batch.id)
     seconds = watched.seconds if watched else 0.0
-    session.answer(summary_json(batch, counts, seconds, job.output))
+    versions = versions_json(batch, workbench.batches.versions(batch.id))
+    session.answer({**summary_json(batch, counts, seconds, job.output), **versions})
     if not session.json:
         show_summary(session, workbench, batch, job.output, seconds)
     return _exit_code(batch, watched, counts.of(RowState.SUCCEEDED), counts.total, counts.done, sample=bool(job.sample))

@@ -212,6 +212,9 @@ class Settings:
     row_timeout: float = 1800.0
     lost_window: float = 300.0
     pinned_workflow: str | None = None
+    """every row is sent to this version of the app"""
+    pin_first: bool = False
+    """every row is sent to the version that the first run told"""
 
     @classmethod
     def from_json(cls, known: dict[str, Any]) -> Settings:

@@ -29,6 +29,8 @@ class Fact(StrEnum):
     STORE_TROUBLE = "store_trouble"
     """results are kept in memory until the database takes them: `code`"""
     STORE_WELL = "store_well"
+    REPUBLISHED = "republished"
+    """row `row` was run by another version than those before: from `old` to `new`. Told once for each version"""
 
 
 @dataclass(frozen=True, slots=True)

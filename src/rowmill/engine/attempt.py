@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rowmill.engine.intake import Intake
     from rowmill.engine.permits import Permits
     from rowmill.engine.recorder import Recorder
+    from rowmill.engine.versions import Versions
     from rowmill.ports.clock import Clock
     from rowmill.ports.dify import DifyApp
     from rowmill.ports.store import RowJob, SentMarks
@@ -56,6 +57,7 @@ class Lane:
     clock: Clock
     pause: Callable[[Cause, str], None]
     lost: Callable[[OpenAttempt, Failure], None]
+    versions: Versions
 
 
 @dataclass(slots=True)
@@ -147,7 +149,7 @@ class Attempts:
 
     async def _listen(self, job: RowJob, heard: _Listening) -> Outcome:
         lane = self._lane
-        request = make_request(job, heard.user, lane.settings.pinned_workflow)
+        request = make_request(job, heard.user, lane.versions.pinned)
         async with aclosing(lane.app.run(request, lambda: self._take_place(heard))) as events:
             async for event in events:
                 match event:
@@ -162,6 +164,7 @@ class Attempts:
     def _attach(self, heard: _Listening, ids: Attached) -> None:
         lane = self._lane
         heard.attached = ids
+        lane.versions.heard(heard.key, ids.workflow_id)
         lane.permits.accepted()
         # Not waited for here: the next events are read meanwhile, and the commits stay in order.
         record = Attach(heard.key, ids.run_id, ids.task_id, ids.workflow_id, heard.ahead)
@@ -171,6 +174,7 @@ class Attempts:
         lane = self._lane
         if not lane.permits.pace.proven:
             lane.permits.accepted()
+        lane.versions.heard(key, outcome.workflow_id)
         billed = job.tries + 1 - job.refused
         verdict = judge_outcome(outcome, billed, lane.settings.retries)
         await lane.recorder.put(finish_record(key, outcome, verdict, lane.clock, seconds))

@@ -16,6 +16,7 @@ from rowmill.engine.intake import Intake
 from rowmill.engine.permits import Permits
 from rowmill.engine.reconcile import Patience, Reconciler
 from rowmill.engine.recorder import Recorder
+from rowmill.engine.versions import Versions
 from rowmill.ports.store import Lose, Refuse
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class BatchRunner:
         self._permits = Permits(FixedPace(batch.settings.concurrency), clock, tell)
         self._lane = Lane(
             batch.id, app, batch.settings, self._recorder, self._permits, self._intake, sent, clock,
-            self._pause, self._lost,
+            self._pause, self._lost, Versions(batch, store, tell),
         )  # fmt: skip
         self._attempts = Attempts(self._lane)
         self._reconciler = Reconciler(self._lane, store, recovery, tell, asyncio.to_thread, patience)
@@ -117,6 +118,7 @@ class BatchRunner:
     async def run(self) -> Ending:
         """Until the end of the batch, or of the wish to go on."""
         try:
+            await self._lane.versions.remember()
             await self._recover()
             self._hire()
             while self._workers:

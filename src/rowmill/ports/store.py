@@ -8,6 +8,7 @@ Promises of every store:
   the attempt alone (True): its slot is free again, the row is not touched.
 - `write` with a fence that is no longer the newest raises FencedError and changes nothing.
 - Counts are derived from the rows on every call.
+- The first version of the app (workflow id) that a record tells is the batch's: later ones do not replace it.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class BatchRecord:
     """a short text from the server that goes with the reason"""
     started_at: float | None = None
     ended_at: float | None = None
+    workflow_id: str | None = None
+    """the version of the app that the first run was of"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +194,8 @@ class RowResult:
     run_id: str | None = None
     price: str | None = None
     currency: str | None = None
+    workflow_id: str | None = None
+    """the version of the app that gave this result"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +283,10 @@ class Store(Protocol):
         names none. The first START sets `started_at`; an end sets `ended_at`, any other move takes it away."""
         ...
 
+    def change_settings(self, batch_id: str, settings: Settings) -> None:
+        """From its next start on the batch is run so."""
+        ...
+
     def write(self, records: Sequence[Record], fence: int) -> list[bool]: ...
 
     def startable(self, batch_id: str, now: float, after: int, limit: int, until: int | None) -> list[RowJob]:
@@ -306,6 +315,10 @@ class Store(Protocol):
 
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         """(cause, state, rows), most first."""
+        ...
+
+    def versions(self, batch_id: str) -> list[tuple[str, int]]:
+        """(workflow id, rows), most first: for each row the version of its last attempt that told one."""
         ...
 
     def retry(self, batch_id: str, cause: str | None) -> int:

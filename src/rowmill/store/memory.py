@@ -41,10 +41,12 @@ from rowmill.ports.store import (
     RowResult,
 )
 from rowmill.store.bounds import FAR_AHEAD, bounded_tokens
-from rowmill.store.moves import moved
+from rowmill.store.moves import first_versions, moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from rowmill.domain.batch import Settings
 
 
 @dataclass(slots=True)
@@ -62,6 +64,7 @@ class _Row:
     price: str | None = None
     currency: str | None = None
     run_id: str | None = None
+    workflow_id: str | None = None
 
     def clear(self) -> None:
         self.outputs = self.error = self.cause = self.due_at = None
@@ -85,6 +88,7 @@ class _Row:
             run_id=self.run_id,
             price=self.price,
             currency=self.currency,
+            workflow_id=self.workflow_id,
         )
 
 
@@ -97,6 +101,7 @@ class _Attempt:
     state: AttemptState = AttemptState.INTENT
     run_id: str | None = None
     task_id: str | None = None
+    workflow_id: str | None = None
     ahead: float = 0.0
     cause: str | None = None
     outcome: Outcome | None = None
@@ -222,11 +227,21 @@ class MemoryStore:
             batch.record = moved(batch.record, move, reason, detail, at)
             return batch.record.state
 
+    def change_settings(self, batch_id: str, settings: Settings) -> None:
+        with self._lock:
+            batch = self._known(batch_id)
+            batch.record = replace(batch.record, settings=settings)
+
     def write(self, records: Sequence[Record], fence: int) -> list[bool]:
         with self._lock:
             if fence != self._fence:
                 raise FencedError("fenced", fence=fence, newest=self._fence)
-            return [self._apply(record) for record in records]
+            answers = [self._apply(record) for record in records]
+            for batch_id, workflow_id in first_versions(records, answers).items():
+                batch = self._batches[batch_id]
+                if batch.record.workflow_id is None:
+                    batch.record = replace(batch.record, workflow_id=workflow_id)
+            return answers
 
     def _apply(self, record: Record) -> bool:
         batch = self._batches.get(record.key.batch_id)
@@ -300,6 +315,12 @@ class MemoryStore:
         ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
         return [(cause, state, number) for (cause, state), number in ordered]
 
+    def versions(self, batch_id: str) -> list[tuple[str, int]]:
+        with self._lock:
+            told = [attempt for attempt in self._attempts(batch_id) if attempt.workflow_id is not None]
+        last = {a.key.position: a.workflow_id for a in sorted(told, key=lambda a: a.key.number)}
+        return sorted(Counter(v for v in last.values() if v).items(), key=lambda item: (-item[1], item[0]))
+
     def retry(self, batch_id: str, cause: str | None) -> int:
         sources, target = ROW_MOVES[RowMove.RETRY]
         with self._lock:
@@ -335,7 +356,7 @@ def _intend(batch: _Batch, row: _Row, record: Intend) -> bool:
     if row.state not in sources or row.tries != record.key.number - 1:
         return False
     row.clear()
-    row.run_id = None
+    row.run_id = row.workflow_id = None
     row.state, row.tries = target, record.key.number
     place = (record.key.position, record.key.number)
     batch.attempts[place] = _Attempt(record.key, record.slot, record.user, record.sent_at)
@@ -391,10 +412,12 @@ def _note(attempt: _Attempt, record: Attach | Lose | Finish | Refuse | GiveUp) -
         case Attach():
             attempt.run_id = _newer(record.run_id, attempt.run_id)
             attempt.task_id = _newer(record.task_id, attempt.task_id)
+            attempt.workflow_id = _newer(record.workflow_id, attempt.workflow_id)
             attempt.ahead = record.ahead
         case Finish():
             attempt.run_id = _newer(record.outcome.run_id, attempt.run_id)
             attempt.task_id = _newer(record.outcome.task_id, attempt.task_id)
+            attempt.workflow_id = _newer(record.outcome.workflow_id, attempt.workflow_id)
             attempt.outcome = record.outcome
         case _:
             attempt.cause = record.cause
@@ -418,7 +441,8 @@ def _change_row(
             if target is not RowState.PENDING:
                 row.cause, row.error = record.cause, record.error
         case GiveUp():
-            row.cause, row.error, row.run_id = record.cause, record.error, attempt.run_id
+            row.cause, row.error = record.cause, record.error
+            row.run_id, row.workflow_id = attempt.run_id, attempt.workflow_id
         case _:
             pass
     row.state = target
@@ -429,4 +453,5 @@ def _keep_outcome(row: _Row, attempt: _Attempt, record: Finish) -> None:
     row.outputs, row.error, row.cause = outcome.outputs, outcome.error, record.cause
     row.tokens = bounded_tokens(outcome.tokens)
     row.seconds = outcome.seconds if record.seconds is None else record.seconds
-    row.price, row.currency, row.run_id, row.due_at = outcome.price, outcome.currency, attempt.run_id, record.due_at
+    row.price, row.currency, row.due_at = outcome.price, outcome.currency, record.due_at
+    row.run_id, row.workflow_id = attempt.run_id, attempt.workflow_id

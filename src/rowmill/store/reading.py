@@ -56,7 +56,10 @@ def batch_values(batch: BatchRecord) -> dict[str, Any]:
     }
 
 
-_PLAIN = ("sheet_path", "sheet_name", "sheet_digest", "created_at", "reason", "detail", "started_at", "ended_at")
+_PLAIN = (
+    "sheet_path", "sheet_name", "sheet_digest", "created_at", "reason", "detail", "started_at", "ended_at",
+    "workflow_id",
+)  # fmt: skip
 
 
 def read_batch(conn: Connection, batch_id: str) -> BatchRecord | None:
@@ -222,6 +225,7 @@ _RESULT: tuple[ColumnElement[Any], ...] = (
     rows.c.run_id,
     rows.c.price,
     rows.c.currency,
+    rows.c.workflow_id,
 )
 
 

@@ -25,12 +25,14 @@ from rowmill.store.records import apply_records
 from rowmill.store.revision import check_revision, migrate
 from rowmill.store.tables import apps, batches, runner
 from rowmill.store.tables import rows as rows_table
+from rowmill.store.versions import note_first_versions, read_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection, RootTransaction
 
+    from rowmill.domain.batch import Settings
     from rowmill.domain.progress import Counts
     from rowmill.ports.store import (
         AppRecord,
@@ -187,12 +189,18 @@ class SqlStore:
             conn.execute(update(batches).where(batches.c.id == batch_id).values(reading.state_values(after)))
             return after.state
 
+    def change_settings(self, batch_id: str, settings: Settings) -> None:
+        with self._writing() as conn:
+            conn.execute(update(batches).where(batches.c.id == batch_id).values(settings=asdict(settings)))
+
     def write(self, records: Sequence[Record], fence: int) -> list[bool]:
         with self._writing() as conn:
             newest = conn.execute(_NEWEST_FENCE).scalar_one()
             if newest != fence:
                 raise FencedError("fenced", fence=fence, newest=newest)
-            return apply_records(conn, records)
+            answers = apply_records(conn, records)
+            note_first_versions(conn, records, answers)
+            return answers
 
     def startable(self, batch_id: str, now: float, after: int, limit: int, until: int | None) -> list[RowJob]:
         with self._reading() as conn:
@@ -221,6 +229,10 @@ class SqlStore:
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         with self._reading() as conn:
             return reading.read_causes(conn, batch_id)
+
+    def versions(self, batch_id: str) -> list[tuple[str, int]]:
+        with self._reading() as conn:
+            return read_versions(conn, batch_id)
 
     def retry(self, batch_id: str, cause: str | None) -> int:
         sources, target = ROW_MOVES[RowMove.RETRY]

@@ -64,6 +64,7 @@ batches = Table(
     Column("headers", ExactJson, nullable=False),
     Column("mapping", ExactJson, nullable=False),
     Column("form", ExactJson, nullable=False),
+    Column("workflow_id", ExactText),
 )
 
 rows = Table(
@@ -86,6 +87,8 @@ rows = Table(
     Column("inputs", ExactJson, nullable=False),
     Column("cells", Cells, nullable=False),
     Column("outputs", ExactText),
+    # Added later, so they stand behind the large ones: whoever looks for many rows by these goes by an index.
+    Column("workflow_id", ExactText),
     # One index answers both the counts (it holds all that they need) and what may start next.
     Index("rows_by_state", "batch_id", "state", "position", "tokens"),
     Index(

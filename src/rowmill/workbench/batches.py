@@ -13,6 +13,7 @@ from rowmill.workbench.apps import app_id
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rowmill.domain.batch import Settings
     from rowmill.domain.events import Event
     from rowmill.domain.progress import Counts
     from rowmill.engine.batches import Engine
@@ -57,6 +58,15 @@ class Batches:
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         """(cause, state, rows), most first."""
         return self._tools.store.causes(batch_id)
+
+    def versions(self, batch_id: str) -> list[tuple[str, int]]:
+        """(workflow id, rows), most first."""
+        return self._tools.store.versions(batch_id)
+
+    def change(self, batch: BatchRecord, settings: Settings) -> BatchRecord:
+        """Run the batch otherwise from now on."""
+        self._tools.store.change_settings(batch.id, settings)
+        return replace(batch, settings=settings)
 
     def sample_end(self, batch_id: str, rows: int) -> int:
         """The position behind the next `rows` rows that were never tried."""

@@ -71,6 +71,7 @@ def result_line(row: RowResult) -> bytes:
         "seconds": row.seconds,
         "attempts": row.attempts,
         "run_id": row.run_id,
+        "workflow_id": row.workflow_id,
     }
     # A line end inside JSON can only be white space between tokens.
     outputs = (row.outputs or "null").replace("\n", " ").replace("\r", " ")

@@ -1,0 +1,27 @@
+"""Versions of the app, as batches and rows met them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.add_column("batches", sa.Column("workflow_id", sa.Text))
+    op.add_column("rows", sa.Column("workflow_id", sa.Text))
+    _from_attempts()
+
+
+def _from_attempts() -> None:
+    """What the attempts of a former Rowmill told."""
+    op.execute(
+        "UPDATE rows SET workflow_id = (SELECT a.workflow_id FROM attempts AS a WHERE a.batch_id = rows.batch_id "
+        "AND a.position = rows.position AND a.number = rows.tries) WHERE tries > 0"
+    )
+    op.execute(
+        "UPDATE batches SET workflow_id = (SELECT a.workflow_id FROM attempts AS a WHERE a.batch_id = batches.id "
+        "AND a.workflow_id IS NOT NULL ORDER BY a.sent_at, a.position LIMIT 1)"
+    )
