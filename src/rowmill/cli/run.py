@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +10,7 @@ import typer
 
 from rowmill.bootstrap import open_runner
 from rowmill.cli import options
+from rowmill.cli.again import Share, again_json, show_identical
 from rowmill.cli.findings import ProblemFile, problem_file, report_json, show_report
 from rowmill.cli.given import key_from, pairs, row_range, settings_for
 from rowmill.cli.pinning import Pin, check_pin, pinned, versions_json
@@ -58,6 +59,8 @@ class Job:
     yes: bool
     sample: int | None = None
     pin: str | None = None
+    told: dict[str, object] = field(default_factory=dict)
+    """what the check found, for the answer to programs"""
 
 
 def run(
@@ -77,6 +80,7 @@ def run(
     resume: Resume = None,
     new: New = False,
     pin: Pin = None,
+    share: Share = False,
     yes: options.Yes = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -110,7 +114,7 @@ def run(
                 pairs("--map", maps),
                 pairs("--set", sets),
                 row_range(rows),
-                _batch_settings(settings),
+                replace(_batch_settings(settings), share_duplicates=share),
             )
             code = _start(job, order, base_url, new=new)
     raise typer.Exit(code)
@@ -185,6 +189,7 @@ def _start(job: Job, order: Order, base_url: str, *, new: bool) -> int:
     if isinstance(draft_or_code, int):
         return draft_or_code
     draft = draft_or_code
+    job.told["identical"] = draft.identical
     if session.interactive and not job.yes and not _confirm(session, draft):
         workbench.discard(draft)
         session.tell("nothing_sent")
@@ -227,6 +232,7 @@ def _check(job: Job, order: Order, app: AppRecord, info: AppInfo) -> Draft | int
     if not session.json:
         show_mapping(session, draft)
         show_report(session, draft.report, problems)
+        show_identical(session, draft)
     if draft.report.errors:
         error = UsageError("checks_failed", errors=draft.report.errors, rows=draft.report.bad_rows)
         session.fail(error, **(report_json(session, draft.report, problems) if session.json else {}))
@@ -304,8 +310,8 @@ def _report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
     workbench.export(batch, job.output, session.say)
     counts = workbench.batches.counts(batch.id)
     seconds = watched.seconds if watched else 0.0
-    versions = versions_json(batch, workbench.batches.versions(batch.id))
-    session.answer({**summary_json(batch, counts, seconds, job.output), **versions})
+    more = versions_json(batch, workbench.batches.versions(batch.id)) | again_json(workbench, batch) | job.told
+    session.answer({**summary_json(batch, counts, seconds, job.output), **more})
     if not session.json:
         show_summary(session, workbench, batch, job.output, seconds)
     return _exit_code(batch, watched, counts.of(RowState.SUCCEEDED), counts.total, counts.done, sample=bool(job.sample))

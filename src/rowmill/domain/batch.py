@@ -60,6 +60,12 @@ ROW_MOVES: dict[RowMove, tuple[frozenset[RowState], RowState]] = {
 }
 
 
+# How a row that leads others can end, and which of those that follow it then take its end. One that took `unknown`
+# takes what is found out about its leader later on.
+SHARED_ENDS = frozenset(state for state in RowState if state.is_done and state is not RowState.SKIPPED)
+TAKES_A_SHARE = frozenset({RowState.PENDING, RowState.UNKNOWN})
+
+
 class AttemptState(StrEnum):
     """`intent`: committed, bytes may have left. `attached`: its run id is known. `unknown`: its reply was lost and is
     being looked for. `done`, `refused` (no run was started) and `indeterminate` (looked for in vain) are ends;
@@ -215,6 +221,8 @@ class Settings:
     """every row is sent to this version of the app"""
     pin_first: bool = False
     """every row is sent to the version that the first run told"""
+    share_duplicates: bool = False
+    """of rows with the same inputs one is run, the others take its result"""
 
     @classmethod
     def from_json(cls, known: dict[str, Any]) -> Settings:

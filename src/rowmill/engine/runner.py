@@ -16,6 +16,7 @@ from rowmill.engine.intake import Intake
 from rowmill.engine.permits import Permits
 from rowmill.engine.reconcile import Patience, Reconciler
 from rowmill.engine.recorder import Recorder
+from rowmill.engine.sharing import Sharing
 from rowmill.engine.versions import Versions
 from rowmill.ports.store import Lose, Refuse
 
@@ -117,7 +118,9 @@ class BatchRunner:
 
     async def run(self) -> Ending:
         """Until the end of the batch, or of the wish to go on."""
+        sharing = Sharing(self._batch, self._store, self._clock)
         try:
+            sharing.begin()
             await self._lane.versions.remember()
             await self._recover()
             self._hire()
@@ -134,6 +137,7 @@ class BatchRunner:
             self._cancel()
             await asyncio.gather(*self._workers, *self._searches, return_exceptions=True)
             await self._recorder.close()
+            await sharing.finish()
         return self._ending
 
     def _pause(self, cause: Cause, detail: str) -> None:

@@ -73,6 +73,8 @@ class NewRow:
     cells: tuple[Cell, ...]
     inputs: dict[str, Any]
     blank: bool = False
+    input_hash: str | None = None
+    """rowmill.domain.again.input_hash; rows without one are like no other"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class OpenAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Intend:
-    """The row starts: committed before a byte leaves. Eligible: pending, waiting."""
+    """The row starts: committed before a byte leaves. Eligible: pending, waiting; not a row that follows another."""
 
     key: AttemptKey
     slot: int
@@ -196,6 +198,10 @@ class RowResult:
     currency: str | None = None
     workflow_id: str | None = None
     """the version of the app that gave this result"""
+    leader: int | None = None
+    """the position of the row whose result this one takes"""
+    shared_with: int | None = None
+    """… and its number in the sheet"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,9 +296,9 @@ class Store(Protocol):
     def write(self, records: Sequence[Record], fence: int) -> list[bool]: ...
 
     def startable(self, batch_id: str, now: float, after: int, limit: int, until: int | None) -> list[RowJob]:
-        """Rows that may start: pending ones behind position `after` in order, and before them waiting ones that are
-        due, the longest due first. `until`: only positions below it. One that is due more than 10 minutes from `now`
-        is due: the clock was set back."""
+        """Rows that may start, none of which follows another: pending ones behind position `after` in order, and before
+        them waiting ones that are due, the longest due first. `until`: only positions below it. One that is due more
+        than 10 minutes from `now` is due: the clock was set back."""
         ...
 
     def next_due(self, batch_id: str, until: int | None = None) -> float | None:
@@ -315,6 +321,24 @@ class Store(Protocol):
 
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         """(cause, state, rows), most first."""
+        ...
+
+    def duplicates(self, batch_id: str) -> int:
+        """How many rows have the inputs of a row before them."""
+        ...
+
+    def find_leaders(self, batch_id: str) -> int:
+        """Only while the batch is a draft: from now on each row follows the first one that has its inputs. Returns how
+        many follow."""
+        ...
+
+    def share_results(self, batch_id: str) -> int:
+        """Rows whose leader has ended, well or not, take its state and result; what it cost stays its own. Some
+        thousands at one time: to be called until it returns 0. A row that took `unknown` takes what is found later."""
+        ...
+
+    def followers(self, batch_id: str) -> int:
+        """How many rows follow another."""
         ...
 
     def versions(self, batch_id: str) -> list[tuple[str, int]]:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rowmill.domain.batch import ROW_MOVES, BatchMove, BatchState, RowMove, RowState
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
-from rowmill.store import reading
+from rowmill.store import reading, sharing
 from rowmill.store.connect import QUICK_CHECK_BELOW, Patience, open_engines, patiently
 from rowmill.store.faults import as_store_errors, code_of
 from rowmill.store.moves import moved
@@ -144,6 +144,7 @@ class SqlStore:
                 "state": (RowState.SKIPPED if row.blank else RowState.PENDING).value,
                 "inputs": row.inputs,
                 "cells": row.cells,
+                "input_hash": row.input_hash,
             }
             for row in rows
         ]
@@ -229,6 +230,27 @@ class SqlStore:
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         with self._reading() as conn:
             return reading.read_causes(conn, batch_id)
+
+    def duplicates(self, batch_id: str) -> int:
+        with self._reading() as conn:
+            return sharing.read_duplicates(conn, batch_id)
+
+    def find_leaders(self, batch_id: str) -> int:
+        with self._writing() as conn:
+            _require_draft(conn, batch_id, "find_leaders")
+            return sharing.find_leaders(conn, batch_id, 0)
+
+    def share_results(self, batch_id: str) -> int:
+        with self._reading() as conn:
+            due = sharing.read_due(conn, batch_id)
+        if not due:
+            return 0
+        with self._writing() as conn:
+            return sharing.share_results(conn, batch_id, due)
+
+    def followers(self, batch_id: str) -> int:
+        with self._reading() as conn:
+            return sharing.read_followers(conn, batch_id)
 
     def versions(self, batch_id: str) -> list[tuple[str, int]]:
         with self._reading() as conn:

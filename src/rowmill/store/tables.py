@@ -89,6 +89,8 @@ rows = Table(
     Column("outputs", ExactText),
     # Added later, so they stand behind the large ones: whoever looks for many rows by these goes by an index.
     Column("workflow_id", ExactText),
+    Column("input_hash", Text),
+    Column("leader", BigInteger),
     # One index answers both the counts (it holds all that they need) and what may start next.
     Index("rows_by_state", "batch_id", "state", "position", "tokens"),
     Index(
@@ -106,6 +108,14 @@ rows = Table(
         "state",
         sqlite_where=text("cause IS NOT NULL"),
         postgresql_where=text("cause IS NOT NULL"),
+    ),
+    Index(
+        "rows_following",
+        "batch_id",
+        "leader",
+        "state",
+        sqlite_where=text("leader IS NOT NULL"),
+        postgresql_where=text("leader IS NOT NULL"),
     ),
 )
 

@@ -59,6 +59,10 @@ class Batches:
         """(cause, state, rows), most first."""
         return self._tools.store.causes(batch_id)
 
+    def followers(self, batch_id: str) -> int:
+        """How many rows take the result of another."""
+        return self._tools.store.followers(batch_id)
+
     def versions(self, batch_id: str) -> list[tuple[str, int]]:
         """(workflow id, rows), most first."""
         return self._tools.store.versions(batch_id)

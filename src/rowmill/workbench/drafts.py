@@ -8,12 +8,14 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rowmill.domain.again import input_hash
 from rowmill.domain.batch import BatchMove, BatchState, Settings
 from rowmill.domain.checks import CheckReport, RowCheck
 from rowmill.domain.errors import RowmillError, SheetError
 from rowmill.domain.mapping import Mapping, make_mapping
 from rowmill.domain.problem import Problem, Severity
 from rowmill.ports.store import AppRecord, BatchRecord, NewRow
+from rowmill.workbench.again import find_identical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +46,8 @@ class Draft:
     batch: BatchRecord
     head: SheetHead
     report: CheckReport
+    identical: int = 0
+    """rows that have the inputs of a row before them"""
 
 
 def read_head(tools: Tools, path: Path, sheet_name: str | None) -> SheetHead:
@@ -125,7 +129,8 @@ def _fill(
         raise SheetError("sheet_no_rows")
     if report.errors:
         tools.store.drop_batch(batch.id)
-    return Draft(batch, sheet.head, report)
+        return Draft(batch, sheet.head, report)
+    return Draft(batch, sheet.head, report, find_identical(tools.store, batch))
 
 
 def _check_row(
@@ -135,7 +140,8 @@ def _check_row(
     report.add_row(checked)
     for problem in checked.problems:
         sink(problem)
-    return NewRow(position, row.number, row.cells, checked.inputs, checked.blank)
+    known_by = None if checked.blank else input_hash(checked.inputs)
+    return NewRow(position, row.number, row.cells, checked.inputs, checked.blank, known_by)
 
 
 def _pages(order: Order, sheet: OpenSheet) -> Iterator[list[tuple[int, SheetRow]]]:

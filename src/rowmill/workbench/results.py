@@ -9,12 +9,14 @@ from rowmill.domain.batch import RowState
 from rowmill.domain.cell import Cell, JsonCell, to_json
 from rowmill.domain.errors import UsageError
 from rowmill.domain.outputs import flatten
+from rowmill.workbench.origins import origin_names, origins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from rowmill.ports.store import BatchRecord, RowResult
+    from rowmill.workbench.origins import Value
     from rowmill.workbench.tools import Tools
 
 SERVICE_COLUMNS = ("status", "error", "cause", "tokens", "seconds", "attempts", "run_id")
@@ -52,7 +54,7 @@ def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> int:
         with tools.store.snapshot(batch.id) as rows:
             for row in rows:
                 if row.state is not RowState.SKIPPED:
-                    writer.write_raw(result_line(row))
+                    writer.write_raw(result_line(row, origins(batch, row)))
                     count += 1
         writer.finish()
     except BaseException:
@@ -61,7 +63,7 @@ def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> int:
     return count
 
 
-def result_line(row: RowResult) -> bytes:
+def result_line(row: RowResult, more: dict[str, Value]) -> bytes:
     """One row as a JSON object on one line. Dify's outputs stand in it as they came."""
     head = {"row": row.number, "status": row.state.value, "inputs": row.inputs}
     tail = {
@@ -72,6 +74,7 @@ def result_line(row: RowResult) -> bytes:
         "attempts": row.attempts,
         "run_id": row.run_id,
         "workflow_id": row.workflow_id,
+        **more,
     }
     # A line end inside JSON can only be white space between tokens.
     outputs = (row.outputs or "null").replace("\n", " ").replace("\r", " ")
@@ -97,11 +100,13 @@ def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[
     count = 0
     with tools.store.snapshot(batch.id) as rows:
         outputs = _output_columns(rows)
-        headers = _headers(batch.headers, outputs, [words(f"column.{name}") for name in SERVICE_COLUMNS])
+        headers = _headers(
+            batch.headers, outputs, [words(f"column.{name}") for name in (*SERVICE_COLUMNS, *origin_names(batch))]
+        )
         writer = tools.open_table(path, headers, words("results.sheet"))
         try:
             for row in rows:
-                writer.write(_cells(row, len(batch.headers), outputs, words))
+                writer.write([*_cells(row, len(batch.headers), outputs, words), *origins(batch, row).values()])
                 count += row.state is not RowState.SKIPPED
             writer.finish()
         except BaseException:

@@ -1,4 +1,4 @@
-"""Versions of the app, as batches and rows met them."""
+"""Versions of the app, as batches and rows met them; rows that follow another."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ def upgrade() -> None:
     op.add_column("batches", sa.Column("workflow_id", sa.Text))
     op.add_column("rows", sa.Column("workflow_id", sa.Text))
     _from_attempts()
+    op.add_column("rows", sa.Column("input_hash", sa.Text))
+    op.add_column("rows", sa.Column("leader", sa.BigInteger))
+    _partial_index("rows_following", ["batch_id", "leader", "state"], "leader IS NOT NULL")
+
+
+def _partial_index(name: str, columns: list[str], where: str) -> None:
+    op.create_index(name, "rows", columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
 def _from_attempts() -> None:

@@ -1,0 +1,73 @@
+"""The store in memory: rows that follow another. Promises: rowmill.ports.store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rowmill.domain.batch import SHARED_ENDS, TAKES_A_SHARE
+from rowmill.store.bounds import SHARED_AT_ONCE
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterable
+
+    from rowmill.domain.batch import RowState
+    from rowmill.store.memory import _Batch, _Row
+
+
+class SharingMemory:
+    """A part of MemoryStore."""
+
+    _lock: threading.RLock
+
+    def _rows(self, batch_id: str, *states: RowState) -> list[_Row]:
+        raise NotImplementedError
+
+    def _draft(self, batch_id: str, move: str) -> _Batch:
+        raise NotImplementedError
+
+    def duplicates(self, batch_id: str) -> int:
+        with self._lock:
+            return len(_pairs(self._rows(batch_id)))
+
+    def find_leaders(self, batch_id: str) -> int:
+        with self._lock:
+            self._draft(batch_id, "find_leaders")
+            pairs = _pairs(self._rows(batch_id))
+            for follower, leader in pairs:
+                follower.leader = leader
+            return len(pairs)
+
+    def share_results(self, batch_id: str) -> int:
+        with self._lock:
+            due = [row for row in self._rows(batch_id) if _takes(row)][:SHARED_AT_ONCE]
+            for row in due:
+                _take(row)
+            return len(due)
+
+    def followers(self, batch_id: str) -> int:
+        with self._lock:
+            return sum(row.leader is not None for row in self._rows(batch_id))
+
+
+def _pairs(rows: Iterable[_Row]) -> list[tuple[_Row, _Row]]:
+    """Each row that has the inputs of one before it, with the first of those."""
+    first: dict[str, _Row] = {}
+    hashed = [(row, row.new.input_hash) for row in rows if row.new.input_hash is not None]
+    pairs = [(row, first.setdefault(known_by, row)) for row, known_by in hashed]
+    return [(row, leader) for row, leader in pairs if row is not leader]
+
+
+def _takes(row: _Row) -> bool:
+    leader = row.leader
+    return leader is not None and (
+        row.state in TAKES_A_SHARE and leader.state in SHARED_ENDS and row.state is not leader.state
+    )
+
+
+def _take(row: _Row) -> None:
+    leader = row.leader
+    assert leader is not None
+    row.state, row.outputs, row.error, row.cause = leader.state, leader.outputs, leader.error, leader.cause
+    row.run_id, row.workflow_id = leader.run_id, leader.workflow_id
+    row.tokens, row.seconds, row.price, row.currency = 0, None, None, None
