@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
-from tests.ports.building import APP, B, batch, fill, finish, give_up, intend, key, new_row
+from tests.ports.building import APP, B, batch, fill, finish, give_up, intend, key, new_row, refuse
 
-from rowmill.domain.batch import RowMove, RowState
+from rowmill.domain.again import Reuse, input_hash
+from rowmill.domain.batch import BatchMove, RowMove, RowState, Settings
 from rowmill.domain.errors import IllegalMoveError
 from rowmill.ports.store import Attach, NewRow
-from rowmill.store import bounds, memory_sharing, sharing
+from rowmill.store import bounds, memory_reuse, memory_sharing, reuse, sharing
 from rowmill.store.memory import MemoryStore
 from rowmill.store.sql import SqlStore
 
@@ -56,10 +58,16 @@ def test_duplicates_are_counted_and_followed_only_when_asked_for(store):
     assert store.duplicates("none") == store.followers("none") == store.share_results("none") == 0
 
 
-def test_leaders_are_found_in_drafts_only(store):
-    fill(store, same=(0, 2))
-    with pytest.raises(IllegalMoveError):
-        store.find_leaders(B)
+def test_rows_that_were_started_do_not_begin_to_follow(store):
+    fence = fill(store, 6, same=())
+    store.add_batch(batch("two"))
+    store.add_rows("two", [NewRow(p, p + 2, (), {}, input_hash="x") for p in range(5)])
+    store.move_batch("two", BatchMove.CHECKED)
+    steps = [intend(1, batch_id="two"), intend(2, batch_id="two")]
+    assert store.write([*steps, replace(refuse(2), key=key(2, batch_id="two"))], fence) == [True] * 3
+    assert store.find_leaders("two") == 2
+    assert [row.leader for row in store.results("two")] == [None, None, None, 0, 0]
+    assert store.find_leaders("two") == 0
 
 
 def test_followers_do_not_start(store):
@@ -131,3 +139,148 @@ def test_only_the_own_batch_shares(store):
     assert (store.share_results("other"), store.share_results(B)) == (0, 1)
     assert states(store, "other") == [PENDING] * 3
     assert new_row(0).input_hash is None
+
+
+# ── rows that take the result of an earlier batch ───────────────────────────────────────────────────────────────────
+
+NEW = "batch-new"
+
+
+def line(position, name, text, hashed=True):
+    """A row named in its second cell."""
+    inputs = {"q": text}
+    return NewRow(position, position + 2, (text, name), inputs, input_hash=input_hash(inputs) if hashed else None)
+
+
+def earlier(store, hashed=True):
+    """Row 0 failed, 1 and 2 succeeded with version v1, 3 with v2, 4 with one that nobody told, 5 is blank."""
+    store.save_app(APP)
+    store.add_batch(batch())
+    names = ["a", "b", "c", "d", 5]
+    store.add_rows(B, [line(p, name, f"text {name}", hashed) for p, name in enumerate(names)])
+    store.add_rows(B, [NewRow(5, 7, (None, None), {}, blank=True)])
+    store.move_batch(B, BatchMove.CHECKED)
+    fence = store.take_over("tests")
+    store.write([intend(p) for p in range(5)], fence)
+    store.write([finish(0, move=RowMove.FAIL)], fence)
+    for p, version in ((1, "v1"), (2, "v1"), (3, "v2"), (4, None)):
+        store.write([finish(p, run_id=f"r{p}", workflow_id=version, price="0.1")], fence)
+    return fence
+
+
+def later(store, *rows):
+    store.add_batch(batch(NEW, settings=Settings(since=B)))
+    store.add_rows(NEW, [line(p, name, text) for p, (name, text) in enumerate(rows)])
+    store.add_rows(NEW, [NewRow(len(rows), 99, (None, None), {}, blank=True)])
+
+
+SHEET = [("a", "text a"), ("c", "text c"), ("b", "text new"), ("x", "text b"), ("d", "text d"), ("5", "text 5")]
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+@pytest.mark.parametrize(
+    ("columns", "found", "origins"),
+    [
+        (None, Reuse(reused=4, again=1, changed=0, new=1, gone=0), [None, 2, None, 1, 3, 4]),
+        ((1, 1), Reuse(reused=3, again=1, changed=1, new=1, gone=0), [None, 2, None, None, 3, 4]),
+    ],
+)
+def test_rows_are_compared_with_those_of_an_earlier_batch(store, columns, found, origins, hashed):
+    earlier(store, hashed)
+    later(store, *SHEET)
+    assert store.plan_reuse(NEW, B, columns, usable=True) == found
+    assert [row.origin for row in store.results(NEW)] == [*origins, None]
+    assert [row.reused_row for row in store.results(NEW)][1] == 4
+    assert store.reuse(NEW) == (found.reused, 0)
+    assert startable(store, NEW) == [p for p, origin in enumerate(origins) if origin is None]
+    assert states(store, NEW) == [PENDING] * 6 + [RowState.SKIPPED]
+
+
+def test_what_is_gone_and_what_may_not_be_taken(store):
+    earlier(store)
+    later(store, ("a", "text a"), ("b", "text b"), ("b", "text b"))
+    assert store.plan_reuse(NEW, B, None, usable=False) == Reuse(again=3, gone=3)
+    assert store.reuse(NEW) == (0, 0)
+    assert store.plan_reuse(NEW, B, (1, 1), usable=True) == Reuse(reused=2, again=1, gone=3)
+    assert [row.origin for row in store.results(NEW)][:3] == [None, 1, 1]
+    assert store.plan_reuse(NEW, "none", (1, 1), usable=True) == Reuse(new=3)
+
+
+def test_only_a_draft_is_compared(store):
+    earlier(store)
+    with pytest.raises(IllegalMoveError):
+        store.plan_reuse(B, B, None, usable=True)
+
+
+def test_the_first_of_several_that_are_the_same_gives_its_result(store):
+    fence = fill(store, 4)
+    store.add_batch(batch("twins"))
+    store.add_rows("twins", [line(p, "n", "same") for p in range(3)])
+    store.move_batch("twins", BatchMove.CHECKED)
+    keys = [key(p, batch_id="twins") for p in range(3)]
+    store.write([intend(p, batch_id="twins") for p in range(3)], fence)
+    store.write([replace(finish(p, move=move), key=keys[p]) for p, move in enumerate(
+        (RowMove.FAIL, RowMove.SUCCEED, RowMove.SUCCEED))], fence)  # fmt: skip
+    later(store, ("n", "same"), ("n", "same"))
+    assert store.plan_reuse(NEW, "twins", (1, 1), usable=True) == Reuse(reused=2)
+    assert [row.origin for row in store.results(NEW)][:2] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("workflow_id", "any_version", "taken"),
+    [(None, False, [4]), ("v1", False, [1, 2, 4]), ("v2", False, [3, 4]), (None, True, [1, 2, 3, 4])],
+)
+def test_results_are_taken_of_the_same_version_only(store, workflow_id, any_version, taken):
+    earlier(store)
+    later(store, *[(name, f"text {name}") for name in ("a", "b", "c", "d", 5)])
+    store.plan_reuse(NEW, B, None, usable=True)
+    assert store.take_results(NEW, B, workflow_id, any_version=any_version) == len(taken)
+    assert store.take_results(NEW, B, workflow_id, any_version=any_version) == 0
+    then, now = list(store.results(B)), list(store.results(NEW))
+    for position in taken:
+        assert now[position].state is OK
+        for name in ("outputs", "run_id", "workflow_id"):
+            assert getattr(now[position], name) == getattr(then[position], name)
+        assert (now[position].attempts, now[position].tokens, now[position].price) == (0, 0, None)
+        assert (now[position].origin, now[position].reused_row) == (position, position + 2)
+    assert store.reuse(NEW) == (4 - len(taken), len(taken))
+    assert store.counts(NEW).tokens == 0
+    assert sum(store.counts(NEW).by_state.values()) == 6
+
+
+def test_rows_that_are_freed_are_rows_like_any_other(store):
+    fence = earlier(store)
+    later(store, *[(name, f"text {name}") for name in ("a", "b", "c", "d", 5)])
+    store.plan_reuse(NEW, B, None, usable=True)
+    store.move_batch(NEW, BatchMove.CHECKED)
+    assert store.write([intend(1, batch_id=NEW)], fence) == [False]
+    assert (store.free_held(NEW, 1), startable(store, NEW)) == (1, [0, 1])
+    assert store.write([intend(1, batch_id=NEW)], fence) == [True]
+    assert (store.free_held(NEW, 1000), store.free_held(NEW, 1000)) == (3, 0)
+    assert (startable(store, NEW), store.reuse(NEW)) == ([0, 2, 3, 4], (0, 0))
+    assert store.take_results(NEW, B, None, any_version=True) == 0
+
+
+def test_many_are_taken_and_freed_some_at_a_time(store, monkeypatch):
+    for module in (bounds, reuse, memory_reuse):
+        monkeypatch.setattr(module, "SHARED_AT_ONCE", 2)
+    earlier(store)
+    later(store, *[(name, f"text {name}") for name in ("a", "b", "c", "d", 5)])
+    store.plan_reuse(NEW, B, None, usable=True)
+    assert [store.take_results(NEW, B, "v1") for _ in range(3)] == [2, 1, 0]
+    assert [store.free_held(NEW, 1000) for _ in range(2)] == [1, 0]
+
+
+def test_taken_results_are_taken_again_and_rows_that_are_held_do_not_lead(store):
+    earlier(store)
+    later(store, ("b", "text b"), ("b", "text b"), ("y", "text y"), ("y", "text y"))
+    store.plan_reuse(NEW, B, None, usable=True)
+    assert (store.duplicates(NEW), store.find_leaders(NEW)) == (2, 1)
+    assert [row.leader for row in store.results(NEW)] == [None, None, None, 2, None]
+    store.take_results(NEW, B, "v1")
+    store.add_batch(batch("third", settings=Settings(since=NEW)))
+    store.add_rows("third", [line(0, "b", "text b")])
+    assert store.plan_reuse("third", NEW, (1, 1), usable=True) == Reuse(reused=1, gone=2)
+    assert store.take_results("third", NEW, "v1") == 1
+    (row,) = store.results("third")
+    assert (row.run_id, row.workflow_id, row.origin) == ("r1", "v1", 0)

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from rowmill.bootstrap import open_workbench
 from rowmill.cli import options
-from rowmill.cli.again import again_json
+from rowmill.cli.again import taken_json
 from rowmill.cli.given import key_from, settings_for
 from rowmill.cli.pinning import versions_json
 from rowmill.cli.run import guarantee_code
@@ -85,7 +85,7 @@ def show(
         ]
         summary = summary_json(batch, workbench.batches.counts(batch.id), 0.0, None)
         del summary["output"], summary["seconds"]
-        summary |= versions_json(batch, workbench.batches.versions(batch.id)) | again_json(workbench, batch)
+        summary |= versions_json(batch, workbench.batches.versions(batch.id)) | taken_json(workbench, batch)
         app = {"name": batch.app.name, "base_url": batch.app.base_url, "mode": batch.app.mode.value}
         session.answer({**summary, "app": app, "sheet": batch.sheet_path, "causes": causes})
 

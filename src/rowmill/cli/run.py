@@ -10,7 +10,7 @@ import typer
 
 from rowmill.bootstrap import open_runner
 from rowmill.cli import options
-from rowmill.cli.again import Share, again_json, show_identical
+from rowmill.cli.again import AnyVersion, Asked, Key, Share, SinceBatch, known_json, show_known, taken_json
 from rowmill.cli.findings import ProblemFile, problem_file, report_json, show_report
 from rowmill.cli.given import key_from, pairs, row_range, settings_for
 from rowmill.cli.pinning import Pin, check_pin, pinned, versions_json
@@ -21,6 +21,7 @@ from rowmill.domain.batch import UNFINISHED, BatchState, RowState, Settings
 from rowmill.domain.causes import Cause
 from rowmill.domain.errors import UsageError
 from rowmill.workbench import Draft, Order, Workbench
+from rowmill.workbench.again import check_since
 from rowmill.workbench.apps import tidy_url
 from rowmill.workbench.results import check_target
 
@@ -81,12 +82,16 @@ def run(
     new: New = False,
     pin: Pin = None,
     share: Share = False,
+    since: SinceBatch = None,
+    key_column: Key = None,
+    any_version: AnyVersion = False,
     yes: options.Yes = False,
     as_json: options.AsJson = False,
 ) -> None:
     session: Session = context.obj
     session.json = as_json
     check_pin(pin)
+    asked = Asked(share, since, key_column, any_version, resume is not None)
     settings = settings_for(session, data_dir)
     settings = replace(
         settings,
@@ -108,13 +113,15 @@ def run(
         else:
             assert sheet is not None
             assert base_url is not None
+            earlier = asked.find(workbench)
             order = Order(
                 sheet,
                 sheet_name,
                 pairs("--map", maps),
                 pairs("--set", sets),
                 row_range(rows),
-                replace(_batch_settings(settings), share_duplicates=share),
+                asked.settings(_batch_settings(settings), earlier),
+                earlier,
             )
             code = _start(job, order, base_url, new=new)
     raise typer.Exit(code)
@@ -181,6 +188,8 @@ def _start(job: Job, order: Order, base_url: str, *, new: bool) -> int:
     assert job.key is not None
     app, info = run_loop(workbench.apps.register(base_url, job.key))
     _show_app(session, app, info)
+    if order.since is not None:
+        check_since(order.since.batch, app)
     order = replace(order, settings=pinned(order.settings, job.pin, app.mode))
     left = [] if new else workbench.batches.unfinished(app.id, workbench.digest(order.path), head.sheet_name)
     if left:
@@ -189,7 +198,7 @@ def _start(job: Job, order: Order, base_url: str, *, new: bool) -> int:
     if isinstance(draft_or_code, int):
         return draft_or_code
     draft = draft_or_code
-    job.told["identical"] = draft.identical
+    job.told |= known_json(draft, order.since)
     if session.interactive and not job.yes and not _confirm(session, draft):
         workbench.discard(draft)
         session.tell("nothing_sent")
@@ -232,7 +241,7 @@ def _check(job: Job, order: Order, app: AppRecord, info: AppInfo) -> Draft | int
     if not session.json:
         show_mapping(session, draft)
         show_report(session, draft.report, problems)
-        show_identical(session, draft)
+        show_known(session, draft, order.since)
     if draft.report.errors:
         error = UsageError("checks_failed", errors=draft.report.errors, rows=draft.report.bad_rows)
         session.fail(error, **(report_json(session, draft.report, problems) if session.json else {}))
@@ -251,7 +260,7 @@ def _draft(job: Job, order: Order, app: AppRecord, info: AppInfo, problems: Prob
 
 
 def _confirm(session: Session, draft: Draft) -> bool:
-    return typer.confirm(session.say("ask_run", rows=draft.report.rows, app=draft.batch.app.name), default=True)
+    return typer.confirm(session.say("ask_run", rows=draft.to_run, app=draft.batch.app.name), default=True)
 
 
 # ── an old batch ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -310,7 +319,7 @@ def _report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
     workbench.export(batch, job.output, session.say)
     counts = workbench.batches.counts(batch.id)
     seconds = watched.seconds if watched else 0.0
-    more = versions_json(batch, workbench.batches.versions(batch.id)) | again_json(workbench, batch) | job.told
+    more = versions_json(batch, workbench.batches.versions(batch.id)) | taken_json(workbench, batch) | job.told
     session.answer({**summary_json(batch, counts, seconds, job.output), **more})
     if not session.json:
         show_summary(session, workbench, batch, job.output, seconds)

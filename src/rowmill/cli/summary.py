@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rowmill.cli.again import show_shared
+from rowmill.cli.again import show_taken
 from rowmill.cli.pinning import show_versions
 from rowmill.cli.watch import duration
 from rowmill.domain.batch import UNFINISHED, RowState
@@ -72,7 +72,7 @@ def show_summary(
     session.show(session.say("total_line", total=f"{counts.total:,}", tokens=f"{counts.tokens:,}"))
     if seconds:
         session.show(session.say("time_line", time=duration(seconds)))
-    show_shared(session, workbench, batch)
+    show_taken(session, workbench, batch)
     show_versions(session, batch, workbench.batches.versions(batch.id))
     _show_causes(session, workbench, batch)
     if output is not None:

@@ -223,6 +223,10 @@ class Settings:
     """every row is sent to the version that the first run told"""
     share_duplicates: bool = False
     """of rows with the same inputs one is run, the others take its result"""
+    since: str | None = None
+    """the batch whose results unchanged rows take"""
+    reuse_any_version: bool = False
+    """… even if the app was published again meanwhile"""
 
     @classmethod
     def from_json(cls, known: dict[str, Any]) -> Settings:

@@ -29,6 +29,10 @@ class Fact(StrEnum):
     STORE_TROUBLE = "store_trouble"
     """results are kept in memory until the database takes them: `code`"""
     STORE_WELL = "store_well"
+    REUSED = "reused"
+    """`rows` take their results from the earlier batch `batch`: the version of the app is the same"""
+    NOT_REUSED = "not_reused"
+    """… `rows` are run instead: it is another version"""
     REPUBLISHED = "republished"
     """row `row` was run by another version than those before: from `old` to `new`. Told once for each version"""
 

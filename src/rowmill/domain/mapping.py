@@ -111,11 +111,12 @@ def _feed(
             return Feed(spec.variable, Reason.CONSTANT, constant=text)
     for name, column in asked.items():
         if find_field(form, name) == spec:
-            return Feed(spec.variable, Reason.ASKED, column=_find_column(headers, column))
+            return Feed(spec.variable, Reason.ASKED, column=find_column(headers, column))
     return _guess(form, spec, headers, stamped)
 
 
-def _find_column(headers: Sequence[str], wanted: str) -> int:
+def find_column(headers: Sequence[str], wanted: str) -> int:
+    """A column by its header or its Excel letter. Raises MappingError."""
     exact = [i for i, header in enumerate(headers) if header == wanted] or [
         i for i, header in enumerate(headers) if _plain(header) == _plain(wanted) != ""
     ]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rowmill.ports.store import RowJob, Store
 
 PAGE = 200
+_BEHIND_ALL = 2**62
 
 
 class Intake:
@@ -24,6 +25,7 @@ class Intake:
         self._ready: deque[RowJob] = deque()
         self._after = -1
         self._drained = False
+        self._renewed = False
         self._due: float | None = 0.0
         self._busy = 0
         self._changed = asyncio.Event()
@@ -47,6 +49,11 @@ class Intake:
     def settled(self) -> None:
         """… it is not any more."""
         self._busy -= 1
+        self._changed.set()
+
+    def renew(self) -> None:
+        """Rows that could not start may start now: begin from the first one again."""
+        self._after, self._drained, self._renewed = -1, False, True
         self._changed.set()
 
     def stop(self) -> None:
@@ -73,18 +80,21 @@ class Intake:
             due = self._due is not None and self._due <= self._clock.wall()
             if self._ready or (self._drained and not due):
                 return
-            self._due = None
-            jobs, due_at = await asyncio.to_thread(self._read)
+            self._due, self._renewed = None, False
+            # Behind the last row that may start there can be a million that follow others: they are looked at once.
+            jobs, due_at = await asyncio.to_thread(self._read, _BEHIND_ALL if self._drained else self._after)
             if due_at is not None:
                 self.wait_until(due_at)  # a row may have begun to wait while the store was read
             self._ready.extend(jobs)
+            if self._renewed:
+                return
             fresh = [job.position for job in jobs if job.position > self._after]
             self._after = max(fresh, default=self._after)
             self._drained = len(jobs) < PAGE
 
-    def _read(self) -> tuple[list[RowJob], float | None]:
+    def _read(self, after: int) -> tuple[list[RowJob], float | None]:
         now = self._clock.wall()
-        jobs = self._store.startable(self._batch_id, now, self._after, PAGE, self._until)
+        jobs = self._store.startable(self._batch_id, now, after, PAGE, self._until)
         due = self._store.next_due(self._batch_id, self._until)
         # What is due now is among the jobs already.
         return jobs, due if due is None or due > now else now + 1.0

@@ -11,13 +11,12 @@ from rowmill.domain.batch import AttemptState
 from rowmill.domain.causes import Cause
 from rowmill.domain.events import Event, Fact
 from rowmill.domain.pace import FixedPace
+from rowmill.engine.again import Again
 from rowmill.engine.attempt import Attempts, Lane
 from rowmill.engine.intake import Intake
 from rowmill.engine.permits import Permits
 from rowmill.engine.reconcile import Patience, Reconciler
 from rowmill.engine.recorder import Recorder
-from rowmill.engine.sharing import Sharing
-from rowmill.engine.versions import Versions
 from rowmill.ports.store import Lose, Refuse
 
 if TYPE_CHECKING:
@@ -89,9 +88,10 @@ class BatchRunner:
         self._recorder = Recorder(store, fence, clock, tell)
         self._intake = Intake(store, batch.id, clock, until)
         self._permits = Permits(FixedPace(batch.settings.concurrency), clock, tell)
+        self._again = Again(batch, store, clock, self._intake, tell)
         self._lane = Lane(
             batch.id, app, batch.settings, self._recorder, self._permits, self._intake, sent, clock,
-            self._pause, self._lost, Versions(batch, store, tell),
+            self._pause, self._lost, self._again.versions,
         )  # fmt: skip
         self._attempts = Attempts(self._lane)
         self._reconciler = Reconciler(self._lane, store, recovery, tell, asyncio.to_thread, patience)
@@ -118,10 +118,8 @@ class BatchRunner:
 
     async def run(self) -> Ending:
         """Until the end of the batch, or of the wish to go on."""
-        sharing = Sharing(self._batch, self._store, self._clock)
         try:
-            sharing.begin()
-            await self._lane.versions.remember()
+            await self._again.begin()
             await self._recover()
             self._hire()
             while self._workers:
@@ -137,7 +135,7 @@ class BatchRunner:
             self._cancel()
             await asyncio.gather(*self._workers, *self._searches, return_exceptions=True)
             await self._recorder.close()
-            await sharing.finish()
+            await self._again.finish()
         return self._ending
 
     def _pause(self, cause: Cause, detail: str) -> None:

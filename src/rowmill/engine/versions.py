@@ -15,15 +15,23 @@ if TYPE_CHECKING:
 
 
 class Versions:
-    """Told by every attempt what it heard."""
+    """Told by every attempt what it heard. `learn` is called with each version that a run tells."""
 
-    def __init__(self, batch: BatchRecord, store: Store, tell: Callable[[Event], None]) -> None:
+    def __init__(
+        self, batch: BatchRecord, store: Store, tell: Callable[[Event], None], learn: Callable[[str], None]
+    ) -> None:
         self._batch = batch
         self._store = store
         self._sightings = Sightings(batch.workflow_id)
         self._pin_first = batch.settings.pin_first
         self._tell = tell
+        self._learn = learn
         self.pinned = batch.settings.pinned_workflow or (batch.workflow_id if self._pin_first else None)
+
+    @property
+    def batch_version(self) -> str | None:
+        """What is known without a run."""
+        return self.pinned or self._batch.workflow_id
 
     async def remember(self) -> None:
         """What the batch has met before is no news."""
@@ -35,6 +43,8 @@ class Versions:
         """The version of one run. The first row runs alone until it is accepted: pinned by what it tells, no other row
         can meet another version."""
         before = self._sightings.note(workflow_id)
+        if workflow_id is not None:
+            self._learn(workflow_id)
         if workflow_id is not None and self._pin_first and self.pinned is None:
             self.pinned = workflow_id
         if before is not None and workflow_id is not None and self.pinned is None:

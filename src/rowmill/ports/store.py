@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from rowmill.domain.again import Reuse
     from rowmill.domain.batch import AttemptState, BatchMove, BatchState, Outcome, RowMove, RowState, Settings
     from rowmill.domain.cell import Cell
     from rowmill.domain.form import Form, Mode
@@ -113,7 +114,8 @@ class OpenAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Intend:
-    """The row starts: committed before a byte leaves. Eligible: pending, waiting; not a row that follows another."""
+    """The row starts: committed before a byte leaves. Eligible: pending, waiting; not a row that follows another, nor
+    one that is held."""
 
     key: AttemptKey
     slot: int
@@ -202,6 +204,10 @@ class RowResult:
     """the position of the row whose result this one takes"""
     shared_with: int | None = None
     """… and its number in the sheet"""
+    origin: int | None = None
+    """the position of the same row in the earlier batch: its result was taken, or is waited for while pending"""
+    reused_row: int | None = None
+    """… and its number in that batch's sheet"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,9 +302,9 @@ class Store(Protocol):
     def write(self, records: Sequence[Record], fence: int) -> list[bool]: ...
 
     def startable(self, batch_id: str, now: float, after: int, limit: int, until: int | None) -> list[RowJob]:
-        """Rows that may start, none of which follows another: pending ones behind position `after` in order, and before
-        them waiting ones that are due, the longest due first. `until`: only positions below it. One that is due more
-        than 10 minutes from `now` is due: the clock was set back."""
+        """Rows that may start, none of which follows another or is held: pending ones behind position `after` in order,
+        and before them waiting ones that are due, the longest due first. `until`: only positions below it. One that is
+        due more than 10 minutes from `now` is due: the clock was set back."""
         ...
 
     def next_due(self, batch_id: str, until: int | None = None) -> float | None:
@@ -328,8 +334,8 @@ class Store(Protocol):
         ...
 
     def find_leaders(self, batch_id: str) -> int:
-        """Only while the batch is a draft: from now on each row follows the first one that has its inputs. Returns how
-        many follow."""
+        """From now on each row that was not started follows the first one that has its inputs; rows that are held
+        neither lead nor follow. Returns how many began to follow."""
         ...
 
     def share_results(self, batch_id: str) -> int:
@@ -339,6 +345,27 @@ class Store(Protocol):
 
     def followers(self, batch_id: str) -> int:
         """How many rows follow another."""
+        ...
+
+    def plan_reuse(self, batch_id: str, since: str, columns: tuple[int, int] | None, *, usable: bool) -> Reuse:
+        """Only while the batch is a draft: compare its rows with those of the batch `since`. A row is the same if its
+        inputs are, and its cell in the key columns (of that batch, of this one), if any are named. With `usable` the
+        rows that are the same as one that succeeded are held from now on: they wait to take its result, or to be
+        freed. Bounded memory."""
+        ...
+
+    def take_results(self, batch_id: str, since: str, workflow_id: str | None, *, any_version: bool = False) -> int:
+        """Held rows take state and result of the same row of the batch `since`, at no cost of their own, if that result
+        is of this version of the app or of none that is known. Some thousands at one time: to be called until it
+        returns 0."""
+        ...
+
+    def free_held(self, batch_id: str, limit: int) -> int:
+        """The first held rows are to be run like any other. Some thousands at one time, and not more than the limit."""
+        ...
+
+    def reuse(self, batch_id: str) -> tuple[int, int]:
+        """How many rows are held, and how many took the result of an earlier batch's row."""
         ...
 
     def versions(self, batch_id: str) -> list[tuple[str, int]]:

@@ -41,6 +41,7 @@ from rowmill.ports.store import (
     RowResult,
 )
 from rowmill.store.bounds import FAR_AHEAD, bounded_tokens
+from rowmill.store.memory_reuse import ReuseMemory
 from rowmill.store.memory_sharing import SharingMemory
 from rowmill.store.moves import first_versions, moved
 
@@ -67,6 +68,7 @@ class _Row:
     run_id: str | None = None
     workflow_id: str | None = None
     leader: _Row | None = None
+    origin: _Row | None = None
 
     def clear(self) -> None:
         self.outputs = self.error = self.cause = self.due_at = None
@@ -93,6 +95,8 @@ class _Row:
             workflow_id=self.workflow_id,
             leader=self.leader.new.position if self.leader else None,
             shared_with=self.leader.new.number if self.leader else None,
+            origin=self.origin.new.position if self.origin else None,
+            reused_row=self.origin.new.number if self.origin else None,
         )
 
 
@@ -121,7 +125,7 @@ class _Batch:
         return [self.rows[position] for position in sorted(self.rows)]
 
 
-class MemoryStore(SharingMemory):
+class MemoryStore(SharingMemory, ReuseMemory):
     """See rowmill.ports.store; survives nothing."""
 
     def __init__(self) -> None:
@@ -269,9 +273,8 @@ class MemoryStore(SharingMemory):
         with self._lock:
             due = [row for row in self._rows(batch_id, RowState.WAITING) if _is_due(row.due_at, now)]
             due.sort(key=lambda row: (row.due_at or 0.0, row.new.position))
-            pending = [
-                row for row in self._rows(batch_id, RowState.PENDING) if row.new.position > after and not row.leader
-            ]
+            pending = [row for row in self._rows(batch_id, RowState.PENDING) if row.new.position > after]
+            pending = [row for row in pending if row.leader is None and row.origin is None]
             jobs = [row.job() for row in due + pending]
             return [job for job in jobs if until is None or job.position < until][:limit]
 
@@ -359,7 +362,9 @@ def _is_due(due_at: float | None, now: float) -> bool:
 
 def _intend(batch: _Batch, row: _Row, record: Intend) -> bool:
     sources, target = ROW_MOVES[RowMove.START]
-    if row.state not in sources or row.leader is not None or row.tries != record.key.number - 1:
+    if row.leader is not None or row.origin is not None:
+        return False
+    if row.state not in sources or row.tries != record.key.number - 1:
         return False
     row.clear()
     row.run_id = row.workflow_id = None

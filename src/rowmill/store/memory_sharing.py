@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rowmill.domain.batch import SHARED_ENDS, TAKES_A_SHARE
+from rowmill.domain.batch import SHARED_ENDS, TAKES_A_SHARE, RowState
 from rowmill.store.bounds import SHARED_AT_ONCE
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterable
 
-    from rowmill.domain.batch import RowState
-    from rowmill.store.memory import _Batch, _Row
+    from rowmill.store.memory import _Row
 
 
 class SharingMemory:
@@ -23,17 +22,14 @@ class SharingMemory:
     def _rows(self, batch_id: str, *states: RowState) -> list[_Row]:
         raise NotImplementedError
 
-    def _draft(self, batch_id: str, move: str) -> _Batch:
-        raise NotImplementedError
-
     def duplicates(self, batch_id: str) -> int:
         with self._lock:
             return len(_pairs(self._rows(batch_id)))
 
     def find_leaders(self, batch_id: str) -> int:
         with self._lock:
-            self._draft(batch_id, "find_leaders")
-            pairs = _pairs(self._rows(batch_id))
+            may_lead = [row for row in self._rows(batch_id) if not is_held(row)]
+            pairs = [(row, leader) for row, leader in _pairs(may_lead) if _is_fresh(row)]
             for follower, leader in pairs:
                 follower.leader = leader
             return len(pairs)
@@ -48,6 +44,14 @@ class SharingMemory:
     def followers(self, batch_id: str) -> int:
         with self._lock:
             return sum(row.leader is not None for row in self._rows(batch_id))
+
+
+def is_held(row: _Row) -> bool:
+    return row.origin is not None and row.state is RowState.PENDING
+
+
+def _is_fresh(row: _Row) -> bool:
+    return row.state is RowState.PENDING and row.tries == 0 and row.leader is None
 
 
 def _pairs(rows: Iterable[_Row]) -> list[tuple[_Row, _Row]]:
@@ -68,6 +72,11 @@ def _takes(row: _Row) -> bool:
 def _take(row: _Row) -> None:
     leader = row.leader
     assert leader is not None
-    row.state, row.outputs, row.error, row.cause = leader.state, leader.outputs, leader.error, leader.cause
-    row.run_id, row.workflow_id = leader.run_id, leader.workflow_id
+    take_from(leader, row)
+
+
+def take_from(giver: _Row, row: _Row) -> None:
+    """The result, without what it cost."""
+    row.state, row.outputs, row.error, row.cause = giver.state, giver.outputs, giver.error, giver.cause
+    row.run_id, row.workflow_id = giver.run_id, giver.workflow_id
     row.tokens, row.seconds, row.price, row.currency = 0, None, None, None

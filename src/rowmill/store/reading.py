@@ -13,6 +13,7 @@ from rowmill.domain.mapping import Mapping
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import AppRecord, AttemptKey, BatchRecord, BatchSummary, OpenAttempt, RowJob, RowResult
 from rowmill.store.bounds import FAR_AHEAD
+from rowmill.store.reuse import origin
 from rowmill.store.sharing import leading
 from rowmill.store.tables import OPEN_STATES, apps, attempts, batches, rows
 
@@ -160,8 +161,8 @@ def read_startable(
         waiting = select(*_JOB).where(rows.c.batch_id == batch_id, _WAITING, due, *below_too)
         jobs += _jobs(conn, waiting.order_by(rows.c.due_at, rows.c.position).limit(limit - len(jobs)))
     is_pending = rows.c.state == RowState.PENDING.value
-    leads = rows.c.leader.is_(None)
-    pending = select(*_JOB).where(rows.c.batch_id == batch_id, is_pending, leads, rows.c.position > after, *below)
+    by_itself = and_(rows.c.leader.is_(None), rows.c.origin.is_(None))
+    pending = select(*_JOB).where(rows.c.batch_id == batch_id, is_pending, by_itself, rows.c.position > after, *below)
     return jobs + _jobs(conn, pending.order_by(rows.c.position).limit(limit - len(jobs)))
 
 
@@ -230,6 +231,8 @@ _RESULT: tuple[ColumnElement[Any], ...] = (
     rows.c.workflow_id,
     rows.c.leader,
     leading.c.number.label("shared_with"),
+    rows.c.origin,
+    origin.c.number.label("reused_row"),
 )
 _LED = rows.outerjoin(leading, and_(leading.c.batch_id == rows.c.batch_id, leading.c.position == rows.c.leader))
 
@@ -247,7 +250,15 @@ class Results:
 
 def read_results(conn: Connection, batch_id: str) -> Iterator[RowResult]:
     """In pages: a statement is never left open while somebody thinks about a row."""
-    query = select(*_RESULT).select_from(_LED).where(rows.c.batch_id == batch_id).order_by(rows.c.position).limit(PAGE)
+    settings = conn.execute(select(batches.c.settings).where(batches.c.id == batch_id)).scalar() or {}
+    there = and_(origin.c.batch_id == settings.get("since"), origin.c.position == rows.c.origin)
+    query = (
+        select(*_RESULT)
+        .select_from(_LED.outerjoin(origin, there))
+        .where(rows.c.batch_id == batch_id)
+        .order_by(rows.c.position)
+        .limit(PAGE)
+    )
     page = [_result(*row) for row in conn.execute(query)]
     while page:
         yield from page

@@ -233,7 +233,7 @@ _version_of_attempt = select(attempts.c.workflow_id).where(_this_attempt).scalar
 _START_ROW = (
     update(rows)
     .where(_own(rows), rows.c.tries == _p("number") - literal_column("1"))
-    .where(_state_in(rows, ROW_MOVES[RowMove.START][0]), rows.c.leader.is_(None))
+    .where(_state_in(rows, ROW_MOVES[RowMove.START][0]), rows.c.leader.is_(None), rows.c.origin.is_(None))
     .values(
         state=_word(ROW_MOVES[RowMove.START][1]),
         tries=_p("number"),

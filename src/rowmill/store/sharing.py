@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_, func, literal_column, null, select, update
+from sqlalchemy import and_, func, literal_column, null, or_, select, update
 
-from rowmill.domain.batch import SHARED_ENDS, TAKES_A_SHARE
+from rowmill.domain.batch import SHARED_ENDS, TAKES_A_SHARE, RowState
 from rowmill.store.bounds import SHARED_AT_ONCE
 from rowmill.store.tables import rows
 
@@ -34,8 +34,10 @@ def read_duplicates(conn: Connection, batch_id: str) -> int:
     return int(conn.execute(select(more).select_from(same)).scalar_one())
 
 
-def find_leaders(conn: Connection, batch_id: str, first: int) -> int:
-    hashed = (rows.c.batch_id == batch_id, rows.c.input_hash.is_not(None))
+def find_leaders(conn: Connection, batch_id: str, first: int = 0) -> int:
+    """Only rows from the position `first` on begin to follow."""
+    not_held = or_(rows.c.origin.is_(None), rows.c.state != RowState.PENDING.value)
+    hashed = (rows.c.batch_id == batch_id, rows.c.input_hash.is_not(None), not_held)
     same = (
         select(rows.c.input_hash, func.min(rows.c.position).label("position"))
         .where(*hashed)
@@ -44,7 +46,13 @@ def find_leaders(conn: Connection, batch_id: str, first: int) -> int:
         .subquery("same")
     )
     behind = and_(rows.c.position > same.c.position, rows.c.position >= first)
-    follow = update(rows).where(rows.c.batch_id == batch_id, rows.c.input_hash == same.c.input_hash, behind)
+    fresh = (
+        rows.c.state == RowState.PENDING.value,
+        rows.c.tries == 0,
+        rows.c.leader.is_(None),
+        rows.c.origin.is_(None),
+    )
+    follow = update(rows).where(rows.c.batch_id == batch_id, rows.c.input_hash == same.c.input_hash, behind, *fresh)
     return conn.execute(follow.values(leader=same.c.position)).rowcount
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rowmill.domain.batch import ROW_MOVES, BatchMove, BatchState, RowMove, RowState
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
-from rowmill.store import reading, sharing
+from rowmill.store import reading, reuse, sharing
 from rowmill.store.connect import QUICK_CHECK_BELOW, Patience, open_engines, patiently
 from rowmill.store.faults import as_store_errors, code_of
 from rowmill.store.moves import moved
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, RootTransaction
 
+    from rowmill.domain.again import Reuse
     from rowmill.domain.batch import Settings
     from rowmill.domain.progress import Counts
     from rowmill.ports.store import (
@@ -237,8 +238,7 @@ class SqlStore:
 
     def find_leaders(self, batch_id: str) -> int:
         with self._writing() as conn:
-            _require_draft(conn, batch_id, "find_leaders")
-            return sharing.find_leaders(conn, batch_id, 0)
+            return sharing.find_leaders(conn, batch_id)
 
     def share_results(self, batch_id: str) -> int:
         with self._reading() as conn:
@@ -251,6 +251,23 @@ class SqlStore:
     def followers(self, batch_id: str) -> int:
         with self._reading() as conn:
             return sharing.read_followers(conn, batch_id)
+
+    def plan_reuse(self, batch_id: str, since: str, columns: tuple[int, int] | None, *, usable: bool) -> Reuse:
+        with self._writing() as conn:
+            _require_draft(conn, batch_id, "plan_reuse")
+            return reuse.plan_reuse(conn, batch_id, since, columns, usable=usable)
+
+    def take_results(self, batch_id: str, since: str, workflow_id: str | None, *, any_version: bool = False) -> int:
+        with self._writing() as conn:
+            return reuse.take_results(conn, batch_id, since, workflow_id, any_version=any_version)
+
+    def free_held(self, batch_id: str, limit: int) -> int:
+        with self._writing() as conn:
+            return reuse.free_held(conn, batch_id, limit)
+
+    def reuse(self, batch_id: str) -> tuple[int, int]:
+        with self._reading() as conn:
+            return reuse.read_reuse(conn, batch_id)
 
     def versions(self, batch_id: str) -> list[tuple[str, int]]:
         with self._reading() as conn:

@@ -91,6 +91,7 @@ rows = Table(
     Column("workflow_id", ExactText),
     Column("input_hash", Text),
     Column("leader", BigInteger),
+    Column("origin", BigInteger),
     # One index answers both the counts (it holds all that they need) and what may start next.
     Index("rows_by_state", "batch_id", "state", "position", "tokens"),
     Index(
@@ -116,6 +117,14 @@ rows = Table(
         "state",
         sqlite_where=text("leader IS NOT NULL"),
         postgresql_where=text("leader IS NOT NULL"),
+    ),
+    Index(
+        "rows_reusing",
+        "batch_id",
+        "state",
+        "position",
+        sqlite_where=text("origin IS NOT NULL"),
+        postgresql_where=text("origin IS NOT NULL"),
     ),
 )
 

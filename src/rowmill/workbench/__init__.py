@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rowmill.workbench import drafts, results
+from rowmill.workbench.again import Since
 from rowmill.workbench.apps import Apps
 from rowmill.workbench.batches import Batches
 from rowmill.workbench.drafts import Draft, Order
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rowmill.ports.store import AppRecord, BatchRecord
     from rowmill.workbench.tools import Tools
 
-__all__ = ["Draft", "Order", "Workbench"]
+__all__ = ["Draft", "Order", "Since", "Workbench"]
 
 
 class Workbench:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import BatchMove, BatchState, RowState
 from rowmill.domain.errors import UsageError
+from rowmill.engine.runner import Ending
+from rowmill.workbench.again import settle_the_rest
 from rowmill.workbench.apps import app_id
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from rowmill.domain.events import Event
     from rowmill.domain.progress import Counts
     from rowmill.engine.batches import Engine
-    from rowmill.engine.runner import Ending
     from rowmill.ports.dify import AppInfo
     from rowmill.ports.store import BatchRecord, BatchSummary
     from rowmill.workbench.apps import Apps
@@ -58,6 +59,10 @@ class Batches:
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         """(cause, state, rows), most first."""
         return self._tools.store.causes(batch_id)
+
+    def reuse(self, batch_id: str) -> tuple[int, int]:
+        """How many rows wait to take, and how many took, the result of an earlier batch."""
+        return self._tools.store.reuse(batch_id)
 
     def followers(self, batch_id: str) -> int:
         """How many rows take the result of another."""
@@ -101,7 +106,10 @@ class Batches:
         app = self._tools.connect(batch.app.base_url, key, batch.app.mode, batch.settings.row_timeout)
         recovery = self._tools.recovery(batch.app.version, batch.app.mode)
         try:
-            return await engine.run(batch, app, recovery, tell, until=until)
+            state, ending = await engine.run(batch, app, recovery, tell, until=until)
+            while until is None and ending == Ending() and await settle_the_rest(self._tools.store, batch):
+                state, ending = await engine.run(batch, app, recovery, tell)
+            return state, ending
         finally:
             await app.close()
 

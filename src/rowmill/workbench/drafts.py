@@ -15,7 +15,7 @@ from rowmill.domain.errors import RowmillError, SheetError
 from rowmill.domain.mapping import Mapping, make_mapping
 from rowmill.domain.problem import Problem, Severity
 from rowmill.ports.store import AppRecord, BatchRecord, NewRow
-from rowmill.workbench.again import find_identical
+from rowmill.workbench.again import Known, Since, key_columns, look_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +37,7 @@ class Order:
     constants: dict[str, str] | None = None
     rows: tuple[int, int | None] | None = None
     settings: Settings = field(default_factory=Settings)
+    since: Since | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,13 @@ class Draft:
     batch: BatchRecord
     head: SheetHead
     report: CheckReport
-    identical: int = 0
-    """rows that have the inputs of a row before them"""
+    known: Known = field(default_factory=Known)
+
+    @property
+    def to_run(self) -> int:
+        """How many rows will be run, if the app is still the one that an earlier batch met."""
+        reused = self.known.reuse.reused - self.known.probe if self.known.reuse else 0
+        return self.report.rows - self.known.follow - reused
 
 
 def read_head(tools: Tools, path: Path, sheet_name: str | None) -> SheetHead:
@@ -82,7 +88,8 @@ def make_draft(
             stamped=sheet.head.stamp.columns if sheet.head.stamp else None,
         )
         batch = _batch(tools, order, app, form, mapping, sheet.head)
-        return _fill(tools, order, batch, sheet, sink, step)
+        columns = key_columns(order.since, sheet.head.headers)
+        return _fill(tools, order, batch, sheet, sink, step, columns)
     finally:
         sheet.close()
 
@@ -110,6 +117,7 @@ def _fill(
     sheet: OpenSheet,
     sink: Callable[[Problem], None],
     step: Callable[[int], None],
+    columns: tuple[int, int] | None,
 ) -> Draft:
     report = CheckReport()
     check = RowCheck(batch.form, batch.mapping, sheet.head.headers, tools.schema_check)
@@ -130,7 +138,7 @@ def _fill(
     if report.errors:
         tools.store.drop_batch(batch.id)
         return Draft(batch, sheet.head, report)
-    return Draft(batch, sheet.head, report, find_identical(tools.store, batch))
+    return Draft(batch, sheet.head, report, look_back(tools.store, batch, order.since, columns))
 
 
 def _check_row(

@@ -9,14 +9,13 @@ from rowmill.domain.batch import RowState
 from rowmill.domain.cell import Cell, JsonCell, to_json
 from rowmill.domain.errors import UsageError
 from rowmill.domain.outputs import flatten
-from rowmill.workbench.origins import origin_names, origins
+from rowmill.workbench.origins import origin_cells, origin_names, origin_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from rowmill.ports.store import BatchRecord, RowResult
-    from rowmill.workbench.origins import Value
     from rowmill.workbench.tools import Tools
 
 SERVICE_COLUMNS = ("status", "error", "cause", "tokens", "seconds", "attempts", "run_id")
@@ -54,7 +53,7 @@ def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> int:
         with tools.store.snapshot(batch.id) as rows:
             for row in rows:
                 if row.state is not RowState.SKIPPED:
-                    writer.write_raw(result_line(row, origins(batch, row)))
+                    writer.write_raw(result_line(row, origin_values(batch, row)))
                     count += 1
         writer.finish()
     except BaseException:
@@ -63,7 +62,7 @@ def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> int:
     return count
 
 
-def result_line(row: RowResult, more: dict[str, Value]) -> bytes:
+def result_line(row: RowResult, more: dict[str, Any]) -> bytes:
     """One row as a JSON object on one line. Dify's outputs stand in it as they came."""
     head = {"row": row.number, "status": row.state.value, "inputs": row.inputs}
     tail = {
@@ -106,7 +105,7 @@ def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[
         writer = tools.open_table(path, headers, words("results.sheet"))
         try:
             for row in rows:
-                writer.write([*_cells(row, len(batch.headers), outputs, words), *origins(batch, row).values()])
+                writer.write([*_cells(row, len(batch.headers), outputs, words), *origin_cells(batch, row)])
                 count += row.state is not RowState.SKIPPED
             writer.finish()
         except BaseException:

@@ -1,4 +1,4 @@
-"""Versions of the app, as batches and rows met them; rows that follow another."""
+"""Versions of the app, as batches and rows met them; rows that take another's result."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ def upgrade() -> None:
     op.add_column("rows", sa.Column("input_hash", sa.Text))
     op.add_column("rows", sa.Column("leader", sa.BigInteger))
     _partial_index("rows_following", ["batch_id", "leader", "state"], "leader IS NOT NULL")
+    op.add_column("rows", sa.Column("origin", sa.BigInteger))
+    _partial_index("rows_reusing", ["batch_id", "state", "position"], "origin IS NOT NULL")
 
 
 def _partial_index(name: str, columns: list[str], where: str) -> None:
