@@ -47,6 +47,10 @@ BATCH = {
     ("stopping", "drained"): "stopped",
     ("stopped", "retry"): "queued",
     ("completed", "retry"): "queued",
+    ("queued", "append"): "queued",
+    ("paused", "append"): "paused",
+    ("stopped", "append"): "queued",
+    ("completed", "append"): "queued",
 }
 
 ROW = {

@@ -9,9 +9,9 @@ import pytest
 from tests.ports.building import APP, B, batch, fill, finish, give_up, intend, key, new_row, refuse
 
 from rowmill.domain.again import Reuse, input_hash
-from rowmill.domain.batch import BatchMove, RowMove, RowState, Settings
-from rowmill.domain.errors import IllegalMoveError
-from rowmill.ports.store import Attach, NewRow
+from rowmill.domain.batch import BATCH_MOVES, BatchMove, BatchState, RowMove, RowState, Settings
+from rowmill.domain.errors import IllegalMoveError, StoreError
+from rowmill.ports.store import AppendedSheet, Attach, NewRow
 from rowmill.store import bounds, memory_reuse, memory_sharing, reuse, sharing
 from rowmill.store.memory import MemoryStore
 from rowmill.store.sql import SqlStore
@@ -284,3 +284,89 @@ def test_taken_results_are_taken_again_and_rows_that_are_held_do_not_lead(store)
     assert store.take_results("third", NEW, "v1") == 1
     (row,) = store.results("third")
     assert (row.run_id, row.workflow_id, row.origin) == ("r1", "v1", 0)
+
+
+# ── rows that are appended ──────────────────────────────────────────────────────────────────────────────────────────
+
+MORE = AppendedSheet(0, 0, "more.csv", "/data/more.csv", "more", "d2")
+
+
+def draft_of(store, *texts, name="draft", blank=()):
+    store.add_batch(batch(name, settings=Settings()))
+    made = [line(p, None, text) for p, text in enumerate(texts)]
+    store.add_rows(name, [replace(row, blank=row.position in blank) for row in made])
+
+
+def completed(store, **changes):
+    """Three rows, the first two the same."""
+    store.save_app(APP)
+    store.add_batch(batch(**changes))
+    store.add_rows(B, [line(p, None, text) for p, text in enumerate(("x", "x", "y"))])
+    store.move_batch(B, BatchMove.CHECKED)
+    store.move_batch(B, BatchMove.START, at=1.0)
+    fence = store.take_over("tests")
+    store.write([intend(p) for p in range(3)], fence)
+    store.write([finish(p) for p in range(3)], fence)
+    store.move_batch(B, BatchMove.COMPLETE, at=2.0)
+    return fence
+
+
+def test_appended_rows_are_the_last_ones_and_the_batch_goes_on(store):
+    fence = completed(store)
+    draft_of(store, "x", "z", "y", blank=(1,))
+    assert store.append_rows(B, "draft", MORE) is BatchState.QUEUED
+    rows = list(store.results(B))
+    assert [(row.position, row.number) for row in rows] == [(0, 2), (1, 3), (2, 4), (3, 2), (4, 3), (5, 4)]
+    assert states(store) == [OK, OK, OK, PENDING, RowState.SKIPPED, PENDING]
+    assert rows[5].inputs == {"q": "y"}
+    assert (store.batch("draft"), list(store.results("draft"))) == (None, [])
+    after = store.batch(B)
+    assert after.appended == (replace(MORE, first=3, rows=3),)
+    assert (after.state, after.started_at, after.ended_at) == (BatchState.QUEUED, 1.0, None)
+    draft_of(store, "w")
+    assert store.append_rows(B, "draft", MORE) is BatchState.QUEUED
+    assert [sheet.first for sheet in store.batch(B).appended] == [3, 6]
+    assert startable(store) == [3, 5, 6]
+    assert store.write([intend(3), finish(3), intend(6)], fence) == [True] * 3
+
+
+def test_appended_rows_share_if_the_batch_does(store):
+    completed(store, settings=Settings(share_duplicates=True))
+    draft_of(store, "x", "z", "z", "new")
+    store.append_rows(B, "draft", MORE)
+    assert [row.leader for row in store.results(B)] == [None, None, None, 0, None, 4, None]
+    assert store.share_results(B) == 1
+    assert (states(store)[3], startable(store)) == (OK, [4, 6])
+
+
+def test_a_paused_batch_stays_paused_when_rows_are_appended(store):
+    fill(store)
+    store.move_batch(B, BatchMove.PAUSE, reason="quota", at=3.0)
+    store.move_batch(B, BatchMove.DRAINED, at=3.0)
+    draft_of(store, "x")
+    assert store.append_rows(B, "draft", MORE) is BatchState.PAUSED
+    assert store.batch(B).reason == "quota"
+
+
+@pytest.mark.parametrize("state", [s for s in BatchState if s not in BATCH_MOVES[BatchMove.APPEND]])
+def test_nothing_is_appended_to_what_is_running_or_not_checked(store, state):
+    store.save_app(APP)
+    store.add_batch(batch(state=state))
+    draft_of(store, "x")
+    with pytest.raises(IllegalMoveError):
+        store.append_rows(B, "draft", MORE)
+    assert (states(store), store.batch(B).appended, len(states(store, "draft"))) == ([], (), 1)
+
+
+def test_only_the_rows_of_a_draft_are_appended(store):
+    completed(store)
+    fill(store, batch_id="running")
+    with pytest.raises(IllegalMoveError):
+        store.append_rows(B, "running", MORE)
+    with pytest.raises(StoreError, match="store_no_batch"):
+        store.append_rows(B, "none", MORE)
+    draft_of(store, "x")
+    with pytest.raises(StoreError, match="store_no_batch"):
+        store.append_rows("none", "draft", MORE)
+    assert (len(states(store)), len(states(store, "running")), len(states(store, "draft"))) == (3, 5, 1)
+    assert store.batch(B).state is BatchState.COMPLETED

@@ -11,7 +11,7 @@ import typer
 from typer import rich_utils
 from typer.exceptions import TyperException
 
-from rowmill.cli import fake, reading, run
+from rowmill.cli import append, fake, reading, run
 from rowmill.cli.pinning import spell_out
 from rowmill.cli.session import BAD_USE, INTERRUPTED, OK, Session
 from rowmill.domain.errors import RowmillError
@@ -29,6 +29,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "show": reading.show,
     "export": reading.export,
     "retry": run.retry,
+    "append": append.append,
     "doctor": reading.doctor,
     "demo": fake.demo,
     "fake-dify": fake.fake_dify,

@@ -86,6 +86,7 @@ def show(
         summary = summary_json(batch, workbench.batches.counts(batch.id), 0.0, None)
         del summary["output"], summary["seconds"]
         summary |= versions_json(batch, workbench.batches.versions(batch.id)) | taken_json(workbench, batch)
+        summary["appended"] = [{"sheet": one.label, "path": one.path, "rows": one.rows} for one in batch.appended]
         app = {"name": batch.app.name, "base_url": batch.app.base_url, "mode": batch.app.mode.value}
         session.answer({**summary, "app": app, "sheet": batch.sheet_path, "causes": causes})
 

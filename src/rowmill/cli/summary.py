@@ -72,6 +72,8 @@ def show_summary(
     session.show(session.say("total_line", total=f"{counts.total:,}", tokens=f"{counts.tokens:,}"))
     if seconds:
         session.show(session.say("time_line", time=duration(seconds)))
+    for sheet in batch.appended:
+        session.show(session.say("appended_line", sheet=sheet.label, rows=f"{sheet.rows:,}"))
     show_taken(session, workbench, batch)
     show_versions(session, batch, workbench.batches.versions(batch.id))
     _show_causes(session, workbench, batch)

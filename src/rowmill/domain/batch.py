@@ -129,6 +129,7 @@ class BatchMove(StrEnum):
     STOP = "stop"
     COMPLETE = "complete"
     RETRY = "retry"
+    APPEND = "append"
 
 
 BATCH_MOVES: dict[BatchMove, dict[BatchState, BatchState]] = {
@@ -163,6 +164,13 @@ BATCH_MOVES: dict[BatchMove, dict[BatchState, BatchState]] = {
         # Left behind by a killed process.
         BatchState.RUNNING: BatchState.QUEUED,
         BatchState.PAUSING: BatchState.QUEUED,
+    },
+    # Only where nobody can be working on it: a batch that a killed process left running is to be resumed first.
+    BatchMove.APPEND: {
+        BatchState.QUEUED: BatchState.QUEUED,
+        BatchState.PAUSED: BatchState.PAUSED,
+        BatchState.STOPPED: BatchState.QUEUED,
+        BatchState.COMPLETED: BatchState.QUEUED,
     },
 }
 

@@ -42,6 +42,19 @@ class AppRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class AppendedSheet:
+    """A sheet whose rows were added behind those of the batch's own: from position `first` on. `label` is how results
+    call it."""
+
+    first: int
+    rows: int
+    label: str
+    path: str
+    sheet_name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class BatchRecord:
     """A batch with everything it needs to go on, pinned at its start."""
 
@@ -63,6 +76,8 @@ class BatchRecord:
     ended_at: float | None = None
     workflow_id: str | None = None
     """the version of the app that the first run was of"""
+    appended: tuple[AppendedSheet, ...] = ()
+    """in order"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +283,12 @@ class Store(Protocol):
 
     def drop_batch(self, batch_id: str) -> None:
         """Forget a draft and its rows; raises IllegalMoveError for anything else."""
+        ...
+
+    def append_rows(self, batch_id: str, draft_id: str, sheet: AppendedSheet) -> BatchState:
+        """The rows of a draft become the last ones of a batch that is not running, all of them or (also after a crash)
+        none; the draft is gone then. They share if the batch does. Raises IllegalMoveError. `first` and `rows` of the
+        sheet are found out here."""
         ...
 
     def sweep_drafts(self, older_than: float) -> int:

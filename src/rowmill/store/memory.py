@@ -24,6 +24,7 @@ from rowmill.domain.batch import (
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import (
+    AppendedSheet,
     AppRecord,
     Attach,
     AttemptKey,
@@ -165,6 +166,20 @@ class MemoryStore(SharingMemory, ReuseMemory):
         with self._lock:
             self._draft(batch_id, "drop")
             del self._batches[batch_id]
+
+    def append_rows(self, batch_id: str, draft_id: str, sheet: AppendedSheet) -> BatchState:
+        with self._lock:
+            draft, batch = self._draft(draft_id, "append"), self._known(batch_id)
+            record = moved(batch.record, BatchMove.APPEND, None, None, 0.0)
+            first = max(batch.rows, default=-1) + 1
+            added = [_Row(replace(row.new, position=row.new.position + first), row.state) for row in draft.in_order()]
+            batch.rows |= {row.new.position: row for row in added}
+            known = replace(sheet, first=first, rows=len(added))
+            batch.record = replace(record, appended=(*record.appended, known))
+            del self._batches[draft_id]
+            if record.settings.share_duplicates:
+                self.follow(batch_id, first)
+            return record.state
 
     def sweep_drafts(self, older_than: float) -> int:
         with self._lock:

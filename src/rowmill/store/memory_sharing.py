@@ -28,8 +28,13 @@ class SharingMemory:
 
     def find_leaders(self, batch_id: str) -> int:
         with self._lock:
+            return self.follow(batch_id, 0)
+
+    def follow(self, batch_id: str, first: int) -> int:
+        """Only rows from the position `first` on begin to follow."""
+        with self._lock:
             may_lead = [row for row in self._rows(batch_id) if not is_held(row)]
-            pairs = [(row, leader) for row, leader in _pairs(may_lead) if _is_fresh(row)]
+            pairs = [(row, leader) for row, leader in _pairs(may_lead) if _is_fresh(row) and row.new.position >= first]
             for follower, leader in pairs:
                 follower.leader = leader
             return len(pairs)

@@ -11,7 +11,16 @@ from rowmill.domain.batch import UNFINISHED, AttemptState, BatchState, RowState,
 from rowmill.domain.form import Mode, form_from_json, form_to_json
 from rowmill.domain.mapping import Mapping
 from rowmill.domain.progress import Counts
-from rowmill.ports.store import AppRecord, AttemptKey, BatchRecord, BatchSummary, OpenAttempt, RowJob, RowResult
+from rowmill.ports.store import (
+    AppendedSheet,
+    AppRecord,
+    AttemptKey,
+    BatchRecord,
+    BatchSummary,
+    OpenAttempt,
+    RowJob,
+    RowResult,
+)
 from rowmill.store.bounds import FAR_AHEAD
 from rowmill.store.reuse import origin
 from rowmill.store.sharing import leading
@@ -53,6 +62,7 @@ def batch_values(batch: BatchRecord) -> dict[str, Any]:
         "mapping": batch.mapping.to_json(),
         "settings": asdict(batch.settings),
         "headers": list(batch.headers),
+        "appended": [asdict(sheet) for sheet in batch.appended],
         "state": batch.state.value,
         **{name: getattr(batch, name) for name in _PLAIN},
     }
@@ -77,6 +87,7 @@ def read_batch(conn: Connection, batch_id: str) -> BatchRecord | None:
         settings=Settings.from_json(found[batches.c.settings]),
         state=BatchState(found[batches.c.state]),
         headers=tuple(found[batches.c.headers]),
+        appended=tuple(AppendedSheet(**sheet) for sheet in found[batches.c.appended] or ()),
         **{name: found[batches.c[name]] for name in _PLAIN},
     )
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 
 from rowmill.domain.batch import ROW_MOVES, BatchMove, BatchState, RowMove, RowState
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
-from rowmill.store import reading, reuse, sharing
+from rowmill.store import appending, reading, reuse, sharing
 from rowmill.store.connect import QUICK_CHECK_BELOW, Patience, open_engines, patiently
 from rowmill.store.faults import as_store_errors, code_of
 from rowmill.store.moves import moved
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rowmill.domain.batch import Settings
     from rowmill.domain.progress import Counts
     from rowmill.ports.store import (
+        AppendedSheet,
         AppRecord,
         BatchRecord,
         BatchSummary,
@@ -159,6 +160,13 @@ class SqlStore:
             _require_draft(conn, batch_id, "drop")
             conn.execute(delete(batches).where(batches.c.id == batch_id))
 
+    def append_rows(self, batch_id: str, draft_id: str, sheet: AppendedSheet) -> BatchState:
+        with self._writing() as conn:
+            _require_draft(conn, draft_id, "append")
+            after = _move(conn, batch_id, BatchMove.APPEND)
+            appending.append_rows(conn, after, draft_id, sheet)
+            return after.state
+
     def sweep_drafts(self, older_than: float) -> int:
         old = (batches.c.state == BatchState.DRAFT.value, batches.c.created_at < older_than)
         with self._writing() as conn:
@@ -184,12 +192,7 @@ class SqlStore:
         self, batch_id: str, move: BatchMove, *, reason: str | None = None, detail: str | None = None, at: float = 0.0
     ) -> BatchState:
         with self._writing() as conn:
-            batch = reading.read_batch(conn, batch_id)
-            if batch is None:
-                raise StoreError("store_no_batch", batch=batch_id)
-            after = moved(batch, move, reason, detail, at)
-            conn.execute(update(batches).where(batches.c.id == batch_id).values(reading.state_values(after)))
-            return after.state
+            return _move(conn, batch_id, move, reason, detail, at).state
 
     def change_settings(self, batch_id: str, settings: Settings) -> None:
         with self._writing() as conn:
@@ -298,6 +301,23 @@ class SqlStore:
 
 # Locked where the database has locks on rows: a runner that takes over waits for the commit under way.
 _NEWEST_FENCE = select(runner.c.fence).with_for_update()
+
+
+def _move(
+    conn: Connection,
+    batch_id: str,
+    move: BatchMove,
+    reason: str | None = None,
+    detail: str | None = None,
+    at: float = 0.0,
+) -> BatchRecord:
+    """The batch after the move."""
+    batch = reading.read_batch(conn, batch_id)
+    if batch is None:
+        raise StoreError("store_no_batch", batch=batch_id)
+    after = moved(batch, move, reason, detail, at)
+    conn.execute(update(batches).where(batches.c.id == batch_id).values(reading.state_values(after)))
+    return after
 
 
 def _require_draft(conn: Connection, batch_id: str, move: str) -> None:

@@ -65,6 +65,7 @@ batches = Table(
     Column("mapping", ExactJson, nullable=False),
     Column("form", ExactJson, nullable=False),
     Column("workflow_id", ExactText),
+    Column("appended", ExactJson),
 )
 
 rows = Table(

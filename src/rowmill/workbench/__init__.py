@@ -50,6 +50,12 @@ class Workbench:
         """See drafts.make_draft."""
         return drafts.make_draft(self._tools, order, app, form, sink, step)
 
+    def append(
+        self, order: Order, batch: BatchRecord, sink: Callable[[Problem], None], step: Callable[[int], None]
+    ) -> Draft:
+        """See drafts.append."""
+        return drafts.append(self._tools, order, batch, sink, step)
+
     def accept(self, draft: Draft) -> BatchRecord:
         """The draft may be run."""
         drafts.accept(self._tools, draft)

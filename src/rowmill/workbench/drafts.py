@@ -5,20 +5,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rowmill.domain.again import input_hash
-from rowmill.domain.batch import BatchMove, BatchState, Settings
+from rowmill.domain.batch import BATCH_MOVES, BatchMove, BatchState, Settings
 from rowmill.domain.checks import CheckReport, RowCheck
-from rowmill.domain.errors import RowmillError, SheetError
-from rowmill.domain.mapping import Mapping, make_mapping
+from rowmill.domain.errors import RowmillError, SheetError, UsageError
+from rowmill.domain.mapping import Mapping, make_mapping, same_columns
 from rowmill.domain.problem import Problem, Severity
-from rowmill.ports.store import AppRecord, BatchRecord, NewRow
+from rowmill.ports.store import AppendedSheet, AppRecord, BatchRecord, NewRow
 from rowmill.workbench.again import Known, Since, key_columns, look_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from rowmill.domain.form import Form
@@ -94,6 +94,40 @@ def make_draft(
         sheet.close()
 
 
+def append(
+    tools: Tools, order: Order, batch: BatchRecord, sink: Callable[[Problem], None], step: Callable[[int], None]
+) -> Draft:
+    """Read, check and add the rows of another sheet behind those of a batch that is not running: all of them, or none
+    if the report has errors. Columns are found by their headers; what feeds which field is as in the batch.
+
+    Raises SheetError, MappingError, and UsageError for a batch that is running.
+    """
+    if batch.state not in BATCH_MOVES[BatchMove.APPEND]:
+        raise UsageError("append_running", batch=batch.id)
+    sheet = tools.sheets.open(order.path, order.sheet_name)
+    try:
+        columns = same_columns(batch.headers, sheet.head.headers)
+        draft = replace(
+            _batch(tools, order, batch.app, batch.form, batch.mapping.moved(columns), sheet.head), settings=Settings()
+        )
+        checked = _fill(tools, order, draft, sheet, sink, step, None, columns)
+    finally:
+        sheet.close()
+    if not checked.report.errors:
+        _add(tools, order, batch, draft)
+    return checked
+
+
+def _add(tools: Tools, order: Order, batch: BatchRecord, draft: BatchRecord) -> None:
+    label = order.path.name if order.sheet_name is None else f"{order.path.name}:{order.sheet_name}"
+    added = AppendedSheet(0, 0, label, draft.sheet_path, draft.sheet_name, draft.sheet_digest)
+    try:
+        tools.store.append_rows(batch.id, draft.id, added)
+    except BaseException:
+        tools.store.drop_batch(draft.id)
+        raise
+
+
 def _batch(tools: Tools, order: Order, app: AppRecord, form: Form, mapping: Mapping, head: SheetHead) -> BatchRecord:
     return BatchRecord(
         id=base64.b32encode(secrets.token_bytes(5)).decode().lower(),
@@ -118,7 +152,9 @@ def _fill(
     sink: Callable[[Problem], None],
     step: Callable[[int], None],
     columns: tuple[int, int] | None,
+    kept: Sequence[int] | None = None,
 ) -> Draft:
+    """`columns`: where the key stands that rows are compared by; `kept`: the columns that are kept, if not all."""
     report = CheckReport()
     check = RowCheck(batch.form, batch.mapping, sheet.head.headers, tools.schema_check)
     for problem in [*_template_problems(batch.form, sheet.head), *check.constants()]:
@@ -127,7 +163,8 @@ def _fill(
     tools.store.add_batch(batch)
     try:
         for page in _pages(order, sheet):
-            tools.store.add_rows(batch.id, [_check_row(check, report, sink, *placed) for placed in page])
+            new = [_check_row(check, report, sink, *placed) for placed in page]
+            tools.store.add_rows(batch.id, new if kept is None else [_keep(row, kept) for row in new])
             step(report.rows + report.blank)
     except BaseException:
         tools.store.drop_batch(batch.id)
@@ -150,6 +187,10 @@ def _check_row(
         sink(problem)
     known_by = None if checked.blank else input_hash(checked.inputs)
     return NewRow(position, row.number, row.cells, checked.inputs, checked.blank, known_by)
+
+
+def _keep(row: NewRow, columns: Sequence[int]) -> NewRow:
+    return replace(row, cells=tuple(row.cells[column] if column >= 0 else None for column in columns))
 
 
 def _pages(order: Order, sheet: OpenSheet) -> Iterator[list[tuple[int, SheetRow]]]:

@@ -1,4 +1,4 @@
-"""Versions of the app, as batches and rows met them; rows that take another's result."""
+"""Versions of the app, as batches and rows met them; rows that take another's result; appended sheets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ down_revision = "0001"
 
 def upgrade() -> None:
     op.add_column("batches", sa.Column("workflow_id", sa.Text))
+    op.add_column("batches", sa.Column("appended", sa.Text))
     op.add_column("rows", sa.Column("workflow_id", sa.Text))
     _from_attempts()
     op.add_column("rows", sa.Column("input_hash", sa.Text))
