@@ -166,6 +166,10 @@ def test_since_and_sharing_together(rowmill: Caller, dify: Serving, first: str) 
     called = run(rowmill, dify, rows, "--since", first, "--share-duplicates")
     assert (called.code, called.json["succeeded"], called.json["reused"], called.json["shared"]) == (0, 7, 5, 1)
     assert ran(dify, 4) == ["same"]
+    dify.fake.apps["app-echo"].republish()
+    called = run(rowmill, dify, rows, "--since", first, "--share-duplicates", "-c", "1")
+    assert (called.code, called.json["succeeded"], called.json["reused"], called.json["shared"]) == (0, 7, 0, 2)
+    assert ran(dify, 5) == sorted([*FIRST.values(), "same"])
 
 
 def test_a_new_key_of_the_same_app_is_the_same_app(rowmill: Caller, dify: Serving, first: str) -> None:

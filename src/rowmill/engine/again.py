@@ -93,4 +93,7 @@ class Reusing:
             taken += now
         while now := self._store.free_held(self._batch.id, _ALL):
             freed += now
+        if freed and self._batch.settings.share_duplicates:
+            # One of them that is about to start cannot any more, if it follows another from now on.
+            self._store.find_leaders(self._batch.id)
         return taken, freed
