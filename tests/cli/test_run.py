@@ -28,7 +28,19 @@ def cells(path: str) -> list[tuple]:
 
 
 SUMMARY = {"batch", "total", "succeeded", "partial", "failed", "unknown", "stopped", "tokens", "seconds", "output"}
-LINE = {"row", "status", "inputs", "outputs", "error", "cause", "tokens", "seconds", "attempts", "run_id"}
+LINE = {
+    "row",
+    "status",
+    "inputs",
+    "outputs",
+    "error",
+    "cause",
+    "tokens",
+    "seconds",
+    "attempts",
+    "run_id",
+    "workflow_id",
+}
 
 
 def test_run_to_jsonl(rowmill: Caller, dify: Serving, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import BatchMove, BatchState, Outcome, RowMove, RunStatus, Settings
@@ -10,6 +11,8 @@ from rowmill.domain.mapping import Feed, Mapping, Reason
 from rowmill.ports.store import AppRecord, AttemptKey, BatchRecord, Finish, GiveUp, Intend, Lose, NewRow, Refuse
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rowmill.ports.store import Store
 
 APP = AppRecord("app-1", "https://dify.example/v1", "翻译", Mode.WORKFLOW, "1.14.2", b"\x01sealed", "…last")
@@ -38,11 +41,14 @@ def new_row(position: int, blank: bool = False, **inputs) -> NewRow:
     return NewRow(position, position + 2, (f"cell {position}", 3, None), inputs or {"q": f"text {position}"}, blank)
 
 
-def fill(store: Store, rows: int = 5, batch_id: str = B) -> int:
-    """A batch that may run; returns the fence."""
+def fill(store: Store, rows: int = 5, batch_id: str = B, same: Sequence[int] = ()) -> int:
+    """A batch that may run; returns the fence. The rows `same` have the same inputs, and share a result."""
     store.save_app(APP)
     store.add_batch(batch(batch_id))
-    store.add_rows(batch_id, [new_row(position) for position in range(rows)])
+    hashes = {position: "same" if position in same else f"own {position}" for position in range(rows)}
+    store.add_rows(batch_id, [replace(new_row(p), input_hash=known_by) for p, known_by in hashes.items()])
+    if same:
+        assert store.find_leaders(batch_id) == len(same) - 1
     store.move_batch(batch_id, BatchMove.CHECKED)
     store.move_batch(batch_id, BatchMove.START, at=200.0)
     return store.take_over("tests")

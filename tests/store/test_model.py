@@ -17,7 +17,8 @@ from rowmill.ports.store import Again, Attach, AttemptKey, Finish, GiveUp, Inten
 from rowmill.store.memory import MemoryStore
 from rowmill.store.sql import SqlStore
 
-ROWS = 4
+ROWS = 5
+SAME = (1, 4)
 USERS = ("u0", "u1")
 
 keys = st.builds(AttemptKey, st.just(B), st.integers(0, ROWS - 1), st.integers(1, 3))
@@ -73,8 +74,8 @@ class Comparison(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="rowmill-model-"))
         self.sql = SqlStore(self.folder / "rowmill.db")
         self.model = MemoryStore()
-        self.fence = fill(self.sql, ROWS)
-        assert fill(self.model, ROWS) == self.fence
+        self.fence = fill(self.sql, ROWS, same=SAME)
+        assert fill(self.model, ROWS, same=SAME) == self.fence
 
     @rule(group=groups)
     def write(self, group):
@@ -83,6 +84,10 @@ class Comparison(RuleBasedStateMachine):
     @rule(cause=st.one_of(st.none(), causes))
     def retry(self, cause):
         assert self.sql.retry(B, Again(cause)) == self.model.retry(B, Again(cause))
+
+    @rule()
+    def share(self):
+        assert self.sql.share_results(B) == self.model.share_results(B)
 
     @rule()
     def take_over(self):
@@ -116,6 +121,8 @@ class Comparison(RuleBasedStateMachine):
             lambda store: [store.known_runs(B, user) for user in USERS],
             lambda store: store.next_due(B),
             lambda store: store.batches(),
+            lambda store: store.versions(B),
+            lambda store: store.batch(B),
         ):
             assert ask(self.sql) == ask(self.model)
 

@@ -11,7 +11,8 @@ import typer
 from typer import rich_utils
 from typer.exceptions import TyperException
 
-from rowmill.cli import control, fake, reading, run
+from rowmill.cli import append, control, fake, reading, run
+from rowmill.cli.pinning import spell_out
 from rowmill.cli.session import BAD_USE, INTERRUPTED, OK, Session
 from rowmill.domain.errors import RowmillError
 from rowmill.texts import Speech, language
@@ -32,6 +33,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "stop": control.stop,
     "resume": control.resume,
     "delete": control.delete,
+    "append": append.append,
     "doctor": reading.doctor,
     "demo": fake.demo,
     "fake-dify": fake.fake_dify,
@@ -82,7 +84,7 @@ def _take_language(args: list[str]) -> tuple[list[str], str | None]:
 def _run(args: list[str], session: Session) -> int:
     command = _build(session.say)
     try:
-        code = command.main(args, prog_name="rowmill", standalone_mode=False, obj=session)
+        code = command.main(spell_out(args), prog_name="rowmill", standalone_mode=False, obj=session)
     except typer.Exit as leaving:
         return leaving.exit_code
     except typer.Abort:

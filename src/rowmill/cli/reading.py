@@ -11,7 +11,9 @@ from rich.table import Table
 
 from rowmill.bootstrap import open_workbench
 from rowmill.cli import options
+from rowmill.cli.again import taken_json
 from rowmill.cli.given import key_from, settings_for
+from rowmill.cli.pinning import versions_json
 from rowmill.cli.run import guarantee_code
 from rowmill.cli.session import Session
 from rowmill.cli.summary import counts_json, show_summary, summary_json
@@ -84,6 +86,8 @@ def show(
         counts, files = workbench.batches.counts(batch.id), workbench.batches.output_files(batch.id)
         summary = summary_json(batch, counts, files, 0.0, None)
         del summary["output"], summary["seconds"]
+        summary |= versions_json(batch, workbench.batches.versions(batch.id)) | taken_json(workbench, batch)
+        summary["appended"] = [{"sheet": one.label, "path": one.path, "rows": one.rows} for one in batch.appended]
         app = {"name": batch.app.name, "base_url": batch.app.base_url, "mode": batch.app.mode.value}
         session.answer({**summary, "app": app, "sheet": batch.sheet_path, "causes": causes})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +10,10 @@ import typer
 
 from rowmill.bootstrap import open_runner
 from rowmill.cli import options
+from rowmill.cli.again import AnyVersion, Asked, Key, Share, SinceBatch, known_json, show_known, taken_json
 from rowmill.cli.findings import ProblemFile, problem_file, report_json, show_report
 from rowmill.cli.given import amount, key_from, pairs, row_numbers, row_range, settings_for
+from rowmill.cli.pinning import Pin, check_pin, pinned, versions_json
 from rowmill.cli.session import BAD_USE, INTERRUPTED, OK, SOME_FAILED, Session
 from rowmill.cli.summary import show_mapping, show_summary, summary_json
 from rowmill.cli.watch import Watched, run_loop, watch
@@ -20,6 +22,7 @@ from rowmill.domain.causes import Cause
 from rowmill.domain.errors import UsageError
 from rowmill.ports.store import Again
 from rowmill.workbench import Draft, Order, Workbench
+from rowmill.workbench.again import check_since
 from rowmill.workbench.apps import tidy_url
 from rowmill.workbench.results import check_target
 
@@ -59,6 +62,9 @@ class Job:
     output: Path
     yes: bool
     sample: int | None = None
+    pin: str | None = None
+    told: dict[str, object] = field(default_factory=dict)
+    """what the check found, for the answer to programs"""
 
 
 def run(
@@ -88,11 +94,18 @@ def run(
     data_dir: options.DataDir = None,
     resume: Resume = None,
     new: New = False,
+    pin: Pin = None,
+    share: Share = False,
+    since: SinceBatch = None,
+    key_column: Key = None,
+    any_version: AnyVersion = False,
     yes: options.Yes = False,
     as_json: options.AsJson = False,
 ) -> None:
     session: Session = context.obj
     session.json = as_json
+    check_pin(pin)
+    asked = Asked(share, since, key_column, any_version, resume is not None)
     settings = settings_for(session, data_dir)
     changes = _given(
         concurrency=concurrency,
@@ -117,20 +130,22 @@ def run(
     with open_runner(settings) as (workbench, engine):
         if target is None:
             target = _default_output(Path(workbench.batches.find(resume or "").sheet_path))
-        job = Job(session, settings, workbench, engine, key, target, yes, sample)
+        job = Job(session, settings, workbench, engine, key, target, yes, sample, pin)
         if resume is not None:
             code = _resume(job, resume, sheet, base_url, changes)
         else:
             assert sheet is not None
             assert base_url is not None
+            earlier = asked.find(workbench)
             order = Order(
                 sheet,
                 sheet_name,
                 pairs("--map", maps),
                 pairs("--set", sets),
                 row_range(rows),
-                replace(_batch_settings(settings), **changes),
+                asked.settings(replace(_batch_settings(settings), **changes), earlier),
                 files,
+                earlier,
             )
             code = _start(job, order, base_url, new=new)
     raise typer.Exit(code)
@@ -180,6 +195,8 @@ def _which(job: Job, batch: BatchRecord, cause: str | None, typed: list[str] | N
     if not numbers:
         return Again(cause)
     positions = batches.positions_of(batch, numbers)
+    if changes and len(positions) > 1:
+        raise UsageError("row_in_several_sheets", row=numbers[0], batch=batch.id)
     inputs = batches.edited_inputs(batch, positions[0], changes) if changes else None
     return Again(None, positions, inputs)
 
@@ -219,6 +236,9 @@ def _start(job: Job, order: Order, base_url: str, *, new: bool) -> int:
     assert job.key is not None
     app, info = run_loop(workbench.apps.register(base_url, job.key))
     _show_app(session, app, info)
+    if order.since is not None:
+        check_since(order.since.batch, app)
+    order = replace(order, settings=pinned(order.settings, job.pin, app.mode))
     left = [] if new else workbench.batches.unfinished(app.id, workbench.digest(order.path), head.sheet_name)
     if left:
         return _offer_resume(job, left[0])
@@ -226,6 +246,7 @@ def _start(job: Job, order: Order, base_url: str, *, new: bool) -> int:
     if isinstance(draft_or_code, int):
         return draft_or_code
     draft = draft_or_code
+    job.told |= known_json(draft, order.since)
     if session.interactive and not job.yes and not _confirm(session, draft):
         workbench.discard(draft)
         session.tell("nothing_sent")
@@ -268,6 +289,7 @@ def _check(job: Job, order: Order, app: AppRecord, info: AppInfo) -> Draft | int
     if not session.json:
         show_mapping(session, draft)
         show_report(session, draft.report, problems)
+        show_known(session, draft, order.since)
     if draft.report.errors:
         error = UsageError("checks_failed", errors=draft.report.errors, rows=draft.report.bad_rows)
         session.fail(error, **(report_json(session, draft.report, problems) if session.json else {}))
@@ -286,7 +308,7 @@ def _draft(job: Job, order: Order, app: AppRecord, info: AppInfo, problems: Prob
 
 
 def _confirm(session: Session, draft: Draft) -> bool:
-    return typer.confirm(session.say("ask_run", rows=draft.report.rows, app=draft.batch.app.name), default=True)
+    return typer.confirm(session.say("ask_run", rows=draft.to_run, app=draft.batch.app.name), default=True)
 
 
 # ── an old batch ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -302,6 +324,8 @@ def _resume(job: Job, batch_id: str, sheet: Path | None, base_url: str | None, c
     if batch.state not in UNFINISHED | IDLE:
         job.session.tell("already_done", batch=batch.id, state=job.session.say(f"batch_state.{batch.state.value}"))
         return _report(job, batch, None)
+    if job.pin is not None:
+        batch = job.workbench.batches.change(batch, pinned(batch.settings, job.pin, batch.app.mode))
     return _run_and_report(job, _ready(job, batch), changes)
 
 
@@ -344,7 +368,9 @@ def _report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
     workbench.export(batch, job.output, session.say)
     counts = workbench.batches.counts(batch.id)
     seconds = watched.seconds if watched else 0.0
-    session.answer(summary_json(batch, counts, workbench.batches.output_files(batch.id), seconds, job.output))
+    more = versions_json(batch, workbench.batches.versions(batch.id)) | taken_json(workbench, batch) | job.told
+    files = workbench.batches.output_files(batch.id)
+    session.answer({**summary_json(batch, counts, files, seconds, job.output), **more})
     if not session.json:
         show_summary(session, workbench, batch, job.output, seconds)
     return _exit_code(batch, watched, counts.of(RowState.SUCCEEDED), counts.total, counts.done, sample=bool(job.sample))

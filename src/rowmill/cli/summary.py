@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rowmill.cli.again import show_taken
+from rowmill.cli.pinning import show_versions
 from rowmill.cli.watch import duration, reason_text
 from rowmill.domain.batch import UNFINISHED, RowState
 from rowmill.domain.mapping import column_letter
@@ -75,6 +77,10 @@ def show_summary(
     session.show(session.say("total_line", total=f"{counts.total:,}", tokens=f"{counts.tokens:,}"))
     if seconds:
         session.show(session.say("time_line", time=duration(seconds)))
+    for sheet in batch.appended:
+        session.show(session.say("appended_line", sheet=sheet.label, rows=f"{sheet.rows:,}"))
+    show_taken(session, workbench, batch)
+    show_versions(session, batch, workbench.batches.versions(batch.id))
     _show_causes(session, workbench, batch)
     if output is not None:
         session.show(session.say("results_at", path=str(output)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, func, select, update
 
+from rowmill.domain.again import input_hash
 from rowmill.domain.batch import (
     IDLE,
     ROW_MOVES,
@@ -20,7 +21,7 @@ from rowmill.domain.batch import (
 from rowmill.domain.brakes import read_price
 from rowmill.domain.errors import StoreError
 from rowmill.ports.store import Again, Wish
-from rowmill.store import reading
+from rowmill.store import reading, reuse, sharing
 from rowmill.store.moves import moved
 from rowmill.store.tables import attempts, batches, rows
 
@@ -88,20 +89,23 @@ def read_spent(conn: Connection, batch_id: str, *, with_price: bool) -> Spent:
 def _all_spent(conn: Connection, batch_id: str, *, with_price: bool) -> Spent:
     own = attempts.c.batch_id == batch_id
     tokens = conn.execute(select(func.coalesce(func.sum(attempts.c.tokens), 0)).where(own)).scalar_one()
+    free = sharing.read_taken(conn, batch_id) + reuse.read_reuse(conn, batch_id)[1]
     price = Decimal(0)
     if with_price:
         # Decimal texts: a sum in the database would make floats of them.
         priced = select(attempts.c.price, func.count()).where(own, attempts.c.price.is_not(None))
         found = conn.execute(priced.group_by(attempts.c.price))
         price = sum((read_price(text) * number for text, number in found), price)
-    return Spent(reading.read_counts(conn, batch_id).done, int(tokens), price)
+    return Spent(reading.read_counts(conn, batch_id).done - free, int(tokens), price)
 
 
 # ── again ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def retry(conn: Connection, batch_id: str, again: Again, at: float) -> int:
-    count = sum(_put_back(conn, which, again.inputs) for which in _which(batch_id, again))
+    if again.inputs is not None:
+        _set_apart(conn, batch_id, again)
+    count = sum(_put_back(conn, which, again.inputs) for which in _which(conn, batch_id, again))
     if count:
         move(conn, batch_id, BatchMove.RETRY, None, None, at)
         touched = update(batches).where(batches.c.id == batch_id).values(touched=batches.c.touched + 1)
@@ -109,11 +113,23 @@ def retry(conn: Connection, batch_id: str, again: Again, at: float) -> int:
     return count
 
 
-def _which(batch_id: str, again: Again) -> list[ColumnElement[bool]]:
+def _set_apart(conn: Connection, batch_id: str, again: Again) -> None:
+    for position in again.positions or ():
+        state = select(rows.c.state).where(rows.c.batch_id == batch_id, rows.c.position == position)
+        if conn.execute(state.where(_in(ROW_MOVES[RowMove.RETRY][0]))).first() is not None:
+            sharing.set_apart(conn, batch_id, position)
+
+
+def _which(conn: Connection, batch_id: str, again: Again) -> list[ColumnElement[bool]]:
+    """Rows that share a result have its state and cause in common; where positions are named, the others go along."""
     sources = ROW_MOVES[RowMove.RETRY][0]
     own = rows.c.batch_id == batch_id
     if again.positions is not None:
-        parts = [rows.c.position.in_(part) for part in _parts(again.positions)]
+        positions: Sequence[int] = again.positions
+        if again.inputs is None:
+            positions = sharing.with_leaders(conn, batch_id, [list(part) for part in _parts(positions)])
+        columns = [rows.c.position] if again.inputs is not None else [rows.c.position, rows.c.leader]
+        parts = [column.in_(part) for part in _parts(positions) for column in columns]
         return [and_(own, _in(sources), part) for part in parts]
     if again.cause is not None:
         return [and_(own, _in(sources), rows.c.cause == again.cause)]
@@ -129,9 +145,15 @@ def _in(states: frozenset[RowState]) -> ColumnElement[bool]:
 
 
 def _put_back(conn: Connection, which: ColumnElement[bool], inputs: dict[str, Any] | None) -> int:
-    values = {"state": ROW_MOVES[RowMove.RETRY][1].value, "error": None, "cause": None, "outputs": None, "due_at": None}
+    values: dict[str, Any] = {
+        "state": ROW_MOVES[RowMove.RETRY][1].value,
+        "error": None,
+        "cause": None,
+        "outputs": None,
+        "due_at": None,
+    }
     if inputs is not None:
-        values["inputs"] = inputs  # type: ignore[assignment]
+        values |= {"inputs": inputs, "input_hash": input_hash(inputs), "origin": None}
     return conn.execute(update(rows).where(which).values(values)).rowcount
 
 

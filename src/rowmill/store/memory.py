@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from rowmill.domain.again import input_hash
 from rowmill.domain.batch import (
-    ATTEMPT_MOVES,
     HIDDEN,
     IDLE,
     OPEN_ATTEMPTS,
     ROW_MOVES,
     UNFINISHED,
-    AttemptMove,
     AttemptState,
     BatchMove,
     BatchState,
-    Outcome,
     RowMove,
     RowState,
     Spent,
@@ -30,110 +28,41 @@ from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import (
     Again,
+    AppendedSheet,
     AppRecord,
-    Attach,
     AttemptKey,
     BatchRecord,
     BatchSummary,
-    Finish,
-    GiveUp,
     Intend,
-    Lose,
     NewRow,
     OpenAttempt,
     Record,
-    Refuse,
     RowJob,
     RowResult,
     Wish,
 )
 from rowmill.store.bounds import FAR_AHEAD, bounded_tokens
 from rowmill.store.memory_files import MemoryFiles
-from rowmill.store.moves import moved
+from rowmill.store.memory_reuse import ReuseMemory
+from rowmill.store.memory_rows import Attempt, Batch, Row, end_or_go_on, intend, last_attempt
+from rowmill.store.memory_sharing import SharingMemory
+from rowmill.store.moves import first_versions, moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+    from rowmill.domain.batch import Settings
     from rowmill.ports.store import OutputFile, UploadRecord
 
 
-@dataclass(slots=True)
-class _Row:
-    new: NewRow
-    state: RowState
-    tries: int = 0
-    refused: int = 0
-    due_at: float | None = None
-    outputs: str | None = None
-    error: str | None = None
-    cause: str | None = None
-    tokens: int | None = None
-    seconds: float | None = None
-    price: str | None = None
-    currency: str | None = None
-    run_id: str | None = None
-
-    def clear(self) -> None:
-        self.outputs = self.error = self.cause = self.due_at = None
-
-    def job(self) -> RowJob:
-        return RowJob(self.new.position, self.new.inputs, self.tries, self.refused)
-
-    def result(self, files: list[OutputFile]) -> RowResult:
-        return RowResult(
-            position=self.new.position,
-            number=self.new.number,
-            cells=self.new.cells,
-            inputs=self.new.inputs,
-            state=self.state,
-            outputs=self.outputs,
-            error=self.error,
-            cause=self.cause,
-            tokens=self.tokens,
-            seconds=self.seconds,
-            attempts=self.tries - self.refused,
-            run_id=self.run_id,
-            price=self.price,
-            currency=self.currency,
-            files=tuple(files),
-        )
-
-
-@dataclass(slots=True)
-class _Attempt:
-    key: AttemptKey
-    slot: int
-    user: str
-    sent_at: float
-    state: AttemptState = AttemptState.INTENT
-    run_id: str | None = None
-    task_id: str | None = None
-    ahead: float = 0.0
-    cause: str | None = None
-    outcome: Outcome | None = None
-    ended_at: float | None = None
-
-
-@dataclass(slots=True)
-class _Batch:
-    record: BatchRecord
-    rows: dict[int, _Row] = field(default_factory=dict)
-    attempts: dict[tuple[int, int], _Attempt] = field(default_factory=dict)
-    touched: int = 0
-    spent_before: Spent = field(default_factory=Spent)
-
-    def in_order(self) -> list[_Row]:
-        return [self.rows[position] for position in sorted(self.rows)]
-
-
-class MemoryStore(MemoryFiles):
+class MemoryStore(MemoryFiles, SharingMemory, ReuseMemory):
     """See rowmill.ports.store; survives nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self._fence = 0
         self._apps: dict[str, AppRecord] = {}
-        self._batches: dict[str, _Batch] = {}
+        self._batches: dict[str, Batch] = {}
 
     def take_over(self, owner: str) -> int:  # noqa: ARG002  nobody reads it here
         with self._lock:
@@ -152,12 +81,12 @@ class MemoryStore(MemoryFiles):
         with self._lock:
             if batch.id in self._batches or batch.app.id not in self._apps:
                 raise StoreError("store_conflict", path="memory", detail=batch.id)
-            self._batches[batch.id] = _Batch(batch)
+            self._batches[batch.id] = Batch(batch)
 
     def add_rows(self, batch_id: str, rows: Sequence[NewRow]) -> None:
         with self._lock:
             batch = self._draft(batch_id, "add_rows")
-            new = {row.position: _Row(row, RowState.SKIPPED if row.blank else RowState.PENDING) for row in rows}
+            new = {row.position: Row(row, RowState.SKIPPED if row.blank else RowState.PENDING) for row in rows}
             if len(new) < len(rows) or new.keys() & batch.rows.keys():
                 raise StoreError("store_conflict", path="memory", detail="a position stands twice")
             batch.rows |= new
@@ -166,6 +95,21 @@ class MemoryStore(MemoryFiles):
         with self._lock:
             self._draft(batch_id, "drop")
             self._drop(batch_id)
+
+    def append_rows(self, batch_id: str, draft_id: str, sheet: AppendedSheet) -> BatchState:
+        with self._lock:
+            draft, batch = self._draft(draft_id, "append"), self._known(batch_id)
+            record = moved(batch.record, BatchMove.APPEND, None, None, 0.0)
+            first = max(batch.rows, default=-1) + 1
+            added = [Row(replace(row.new, position=row.new.position + first), row.state) for row in draft.in_order()]
+            batch.rows |= {row.new.position: row for row in added}
+            known = replace(sheet, first=first, rows=len(added))
+            batch.record = replace(record, appended=(*record.appended, known))
+            self._add_files(batch_id, self._needed.get(draft_id, ()))
+            self._drop(draft_id)
+            if record.settings.share_duplicates:
+                self.follow(batch_id, first)
+            return record.state
 
     def sweep_drafts(self, older_than: float) -> int:
         with self._lock:
@@ -178,13 +122,13 @@ class MemoryStore(MemoryFiles):
         del self._batches[batch_id]
         self._forget_files(batch_id)
 
-    def _draft(self, batch_id: str, move: str) -> _Batch:
+    def _draft(self, batch_id: str, move: str) -> Batch:
         batch = self._known(batch_id)
         if batch.record.state is not BatchState.DRAFT:
             raise IllegalMoveError("illegal_move", thing="batch", state=batch.record.state.value, move=move)
         return batch
 
-    def _known(self, batch_id: str) -> _Batch:
+    def _known(self, batch_id: str) -> Batch:
         batch = self._batches.get(batch_id)
         if batch is None:
             raise StoreError("store_no_batch", batch=batch_id)
@@ -266,11 +210,12 @@ class MemoryStore(MemoryFiles):
         price = whole.price - before.price if with_price else Decimal(0)
         return Spent(whole.rows - before.rows, whole.tokens - before.tokens, price)
 
-    def _all_spent(self, batch: _Batch) -> Spent:
+    def _all_spent(self, batch: Batch) -> Spent:
         outcomes = [attempt.outcome for attempt in batch.attempts.values() if attempt.outcome is not None]
         tokens = sum(bounded_tokens(outcome.tokens) or 0 for outcome in outcomes)
         price = sum((read_price(outcome.price) for outcome in outcomes), Decimal(0))
-        return Spent(self.counts(batch.record.id).done, tokens, price)
+        free = sum(row.is_taken for row in batch.rows.values())
+        return Spent(self.counts(batch.record.id).done - free, tokens, price)
 
     def row(self, batch_id: str, position: int) -> RowResult | None:
         return next((row for row in self.results(batch_id) if row.position == position), None)
@@ -293,11 +238,21 @@ class MemoryStore(MemoryFiles):
                 del self._batches[batch.record.id]
             return 0
 
+    def change_settings(self, batch_id: str, settings: Settings) -> None:
+        with self._lock:
+            batch = self._known(batch_id)
+            batch.record = replace(batch.record, settings=settings)
+
     def write(self, records: Sequence[Record], fence: int) -> list[bool]:
         with self._lock:
             if fence != self._fence:
                 raise FencedError("fenced", fence=fence, newest=self._fence)
-            return [self._apply(record) for record in records]
+            answers = [self._apply(record) for record in records]
+            for batch_id, workflow_id in first_versions(records, answers).items():
+                batch = self._batches[batch_id]
+                if batch.record.workflow_id is None:
+                    batch.record = replace(batch.record, workflow_id=workflow_id)
+            return answers
 
     def _apply(self, record: Record) -> bool:
         batch = self._batches.get(record.key.batch_id)
@@ -305,15 +260,15 @@ class MemoryStore(MemoryFiles):
         if batch is None or row is None:
             return False
         if isinstance(record, Intend):
-            return _intend(batch, row, record)
+            return intend(batch, row, record)
         attempt = batch.attempts.get((record.key.position, record.key.number))
-        return attempt is not None and _end_or_go_on(attempt, row, record)
+        return attempt is not None and end_or_go_on(attempt, row, record)
 
-    def _rows(self, batch_id: str, *states: RowState) -> list[_Row]:
+    def _rows(self, batch_id: str, *states: RowState) -> list[Row]:
         batch = self._batches.get(batch_id)
         return [row for row in batch.in_order() if not states or row.state in states] if batch else []
 
-    def _attempts(self, batch_id: str) -> list[_Attempt]:
+    def _attempts(self, batch_id: str) -> list[Attempt]:
         batch = self._batches.get(batch_id)
         return list(batch.attempts.values()) if batch else []
 
@@ -322,6 +277,7 @@ class MemoryStore(MemoryFiles):
             due = [row for row in self._rows(batch_id, RowState.WAITING) if _is_due(row.due_at, now)]
             due.sort(key=lambda row: (row.due_at or 0.0, row.new.position))
             pending = [row for row in self._rows(batch_id, RowState.PENDING) if row.new.position > after]
+            pending = [row for row in pending if row.leader is None and row.origin is None]
             jobs = [row.job() for row in due + pending]
             return [job for job in jobs if until is None or job.position < until][:limit]
 
@@ -338,7 +294,7 @@ class MemoryStore(MemoryFiles):
             found.sort(key=lambda attempt: (attempt.sent_at, attempt.key.position, attempt.key.number))
             return [self._open(attempt) for attempt in found]
 
-    def _open(self, attempt: _Attempt) -> OpenAttempt:
+    def _open(self, attempt: Attempt) -> OpenAttempt:
         return OpenAttempt(
             key=attempt.key,
             state=attempt.state,
@@ -371,17 +327,29 @@ class MemoryStore(MemoryFiles):
         ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
         return [(cause, state, number) for (cause, state), number in ordered]
 
+    def versions(self, batch_id: str) -> list[tuple[str, int]]:
+        with self._lock:
+            told = [attempt for attempt in self._attempts(batch_id) if attempt.workflow_id is not None]
+        last = {a.key.position: a.workflow_id for a in sorted(told, key=lambda a: a.key.number)}
+        return sorted(Counter(v for v in last.values() if v).items(), key=lambda item: (-item[1], item[0]))
+
     def retry(self, batch_id: str, again: Again, at: float = 0.0) -> int:
         with self._lock:
             sources, target = ROW_MOVES[RowMove.RETRY]
-            found = [row for row in self._rows(batch_id, *sources) if _is_meant(row, again)]
+            rows = self._rows(batch_id, *sources)
+            meant = [row for row in rows if _is_meant(row, again)]
+            leaders = [row.leader or row for row in meant] if again.positions and again.inputs is None else []
+            found = [row for row in rows if any(row is one for one in meant) or (row.leader or row) in leaders]
             if found:
                 self.move_batch(batch_id, BatchMove.RETRY, at=at)
             for row in found:
+                if again.inputs is not None:
+                    self.set_apart(batch_id, row)
                 row.state = target
                 row.clear()
                 if again.inputs is not None:
-                    row.new = replace(row.new, inputs=again.inputs)
+                    row.new = replace(row.new, inputs=again.inputs, input_hash=input_hash(again.inputs))
+                    row.origin = None
             self._batches[batch_id].touched += bool(found)
             return len(found)
 
@@ -392,7 +360,9 @@ class MemoryStore(MemoryFiles):
     @contextmanager
     def snapshot(self, batch_id: str) -> Iterator[Iterable[RowResult]]:
         with self._lock:
-            rows = [row.result(self.output_files(_last(batch_id, row))) for row in self._rows(batch_id)]
+            rows = [
+                row.result(self.output_files(last_attempt(batch_id, row.leader or row))) for row in self._rows(batch_id)
+            ]
         yield rows
 
     def add_files(self, batch_id: str, files: Collection[str]) -> None:
@@ -413,7 +383,7 @@ class MemoryStore(MemoryFiles):
     def fresh_outputs(self, batch_id: str, since: float) -> list[tuple[AttemptKey, str]]:
         with self._lock:
             last = {attempt.key: attempt for attempt in self._attempts(batch_id)}
-            found = [(_last(batch_id, row), row.outputs) for row in self._rows(batch_id)]
+            found = [(last_attempt(batch_id, row), row.outputs) for row in self._rows(batch_id)]
             return [
                 (key, outputs)
                 for key, outputs in found
@@ -425,7 +395,7 @@ class MemoryStore(MemoryFiles):
 
     def count_output_files(self, batch_id: str) -> tuple[int, int]:
         with self._lock:
-            files = [file for row in self._rows(batch_id) for file in self.output_files(_last(batch_id, row))]
+            files = [file for row in self._rows(batch_id) for file in self.output_files(last_attempt(batch_id, row))]
             kept = sum(file.sha256 is not None for file in files)
             return kept, len(files) - kept
 
@@ -433,118 +403,11 @@ class MemoryStore(MemoryFiles):
         """Nothing to let go of."""
 
 
-def _is_meant(row: _Row, again: Again) -> bool:
+def _is_meant(row: Row, again: Again) -> bool:
     if again.positions is not None:
         return row.new.position in again.positions
     return row.state is not RowState.UNKNOWN if again.cause is None else row.cause == again.cause
 
 
-def _last(batch_id: str, row: _Row) -> AttemptKey:
-    return AttemptKey(batch_id, row.new.position, row.tries)
-
-
 def _is_due(due_at: float | None, now: float) -> bool:
     return due_at is not None and (due_at <= now or due_at > now + FAR_AHEAD)
-
-
-def _intend(batch: _Batch, row: _Row, record: Intend) -> bool:
-    sources, target = ROW_MOVES[RowMove.START]
-    if row.state not in sources or row.tries != record.key.number - 1:
-        return False
-    row.clear()
-    row.run_id = None
-    row.state, row.tries = target, record.key.number
-    place = (record.key.position, record.key.number)
-    batch.attempts[place] = _Attempt(record.key, record.slot, record.user, record.sent_at)
-    return True
-
-
-def _end_or_go_on(attempt: _Attempt, row: _Row, record: Attach | Lose | Finish | Refuse | GiveUp) -> bool:
-    """The attempt moves, and its row with it unless the row has gone on to a newer attempt; or neither does."""
-    sources, target = ATTEMPT_MOVES[_attempt_move(record)]
-    row_sources, row_target = _row_move(attempt, row, record)
-    is_latest = row.tries == record.key.number
-    if attempt.state not in sources or (is_latest and row.state not in row_sources):
-        return False
-    attempt.state = target
-    _note(attempt, record)
-    if is_latest:
-        _change_row(row, attempt, record, row_target)
-    return True
-
-
-def _attempt_move(record: Attach | Lose | Finish | Refuse | GiveUp) -> AttemptMove:
-    match record:
-        case Attach():
-            return AttemptMove.ATTACH
-        case Lose():
-            return AttemptMove.LOSE
-        case Finish():
-            return AttemptMove.FINISH
-        case Refuse():
-            return AttemptMove.REFUSE
-        case GiveUp():
-            return AttemptMove.GIVE_UP
-
-
-def _row_move(
-    attempt: _Attempt, row: _Row, record: Attach | Lose | Finish | Refuse | GiveUp
-) -> tuple[frozenset[RowState], RowState]:
-    match record:
-        case Attach() if attempt.state is AttemptState.INDETERMINATE:
-            return frozenset({RowState.UNKNOWN}), RowState.RUNNING
-        case Attach() | Lose():
-            return frozenset({row.state}), row.state
-        case Finish():
-            return ROW_MOVES[record.move]
-        case Refuse():
-            return ROW_MOVES[record.move or RowMove.PUT_BACK]
-        case GiveUp():
-            return ROW_MOVES[RowMove.LOSE]
-
-
-def _note(attempt: _Attempt, record: Attach | Lose | Finish | Refuse | GiveUp) -> None:
-    match record:
-        case Attach():
-            attempt.run_id = _newer(record.run_id, attempt.run_id)
-            attempt.task_id = _newer(record.task_id, attempt.task_id)
-            attempt.ahead = record.ahead
-        case Finish():
-            attempt.run_id = _newer(record.outcome.run_id, attempt.run_id)
-            attempt.task_id = _newer(record.outcome.task_id, attempt.task_id)
-            attempt.outcome = record.outcome
-            attempt.ended_at = record.ended_at
-        case _:
-            attempt.cause = record.cause
-
-
-def _newer(new: str | None, known: str | None) -> str | None:
-    return known if new is None else new
-
-
-def _change_row(
-    row: _Row, attempt: _Attempt, record: Attach | Lose | Finish | Refuse | GiveUp, target: RowState
-) -> None:
-    match record:
-        case Attach() if target is not row.state:
-            row.cause = row.error = None
-        case Finish():
-            _keep_outcome(row, attempt, record)
-        case Refuse():
-            row.refused += 0 if record.counts else 1
-            row.due_at = record.due_at
-            if target is not RowState.PENDING:
-                row.cause, row.error = record.cause, record.error
-        case GiveUp():
-            row.cause, row.error, row.run_id = record.cause, record.error, attempt.run_id
-        case _:
-            pass
-    row.state = target
-
-
-def _keep_outcome(row: _Row, attempt: _Attempt, record: Finish) -> None:
-    outcome = record.outcome
-    row.outputs, row.error, row.cause = outcome.outputs, outcome.error, record.cause
-    row.tokens = bounded_tokens(outcome.tokens)
-    row.seconds = outcome.seconds if record.seconds is None else record.seconds
-    row.price, row.currency, row.run_id, row.due_at = outcome.price, outcome.currency, attempt.run_id, record.due_at

@@ -17,6 +17,7 @@ from rowmill.workbench.apps import app_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from rowmill.domain.batch import Settings
     from rowmill.domain.events import Event
     from rowmill.domain.progress import Counts
     from rowmill.engine.batches import Engine
@@ -70,6 +71,23 @@ class Batches:
         """How many files that runs have put out are kept, and how many could not be fetched."""
         return self._tools.store.count_output_files(batch_id)
 
+    def reuse(self, batch_id: str) -> tuple[int, int]:
+        """How many rows wait to take, and how many took, the result of an earlier batch."""
+        return self._tools.store.reuse(batch_id)
+
+    def followers(self, batch_id: str) -> int:
+        """How many rows take the result of another."""
+        return self._tools.store.followers(batch_id)
+
+    def versions(self, batch_id: str) -> list[tuple[str, int]]:
+        """(workflow id, rows), most first."""
+        return self._tools.store.versions(batch_id)
+
+    def change(self, batch: BatchRecord, settings: Settings) -> BatchRecord:
+        """Run the batch otherwise from now on."""
+        self._tools.store.change_settings(batch.id, settings)
+        return replace(batch, settings=settings)
+
     def sample_end(self, batch_id: str, rows: int) -> int:
         """The position behind the next `rows` rows that were never tried."""
         store = self._tools.store
@@ -86,7 +104,11 @@ class Batches:
     def positions_of(self, batch: BatchRecord, numbers: Sequence[int]) -> tuple[int, ...]:
         """Where the rows with these numbers stand. Raises UsageError for one that is not there."""
         found = self._tools.store.positions_of(batch.id, numbers)
-        if len(found) < len(set(numbers)):
+        there = len(found)
+        if batch.appended:  # sheets number their rows anew
+            rows = [self._tools.store.row(batch.id, position) for position in found]
+            there = len({row.number for row in rows if row is not None})
+        if there < len(set(numbers)):
             raise UsageError("rows_unknown", batch=batch.id, rows=", ".join(map(str, numbers[:10])))
         return tuple(found)
 
@@ -127,8 +149,10 @@ class Batches:
 
     def lay_down(self, batch: BatchRecord) -> BatchState | None:
         """Where nobody runs the batch any more, although its state says so."""
-        at = self._tools.clock.wall()
-        return self._tools.store.close_batch(batch.id, wants_to_end=True, reason=ASKED, at=at)
+        at, store = self._tools.clock.wall(), self._tools.store
+        while batch.settings.share_duplicates and store.share_results(batch.id):
+            pass
+        return store.close_batch(batch.id, wants_to_end=True, reason=ASKED, at=at)
 
     def delete(self, batch: BatchRecord, step: Callable[[int], None] = lambda _: None) -> None:
         """Forget a batch and all its rows, for good. Refused while it runs. `step` gets how many rows are gone."""

@@ -11,6 +11,7 @@ from rowmill.domain.errors import UsageError
 from rowmill.domain.files import shown_inputs
 from rowmill.domain.outputs import flatten
 from rowmill.workbench.beside import Beside, listed
+from rowmill.workbench.origins import origin_cells, origin_names, origin_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -49,12 +50,12 @@ def export(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], 
 
 
 def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> int:
-    writer, beside, count = tools.open_lines(path), Beside(tools.shelf, path), 0
+    writer, beside, count = tools.open_lines(path), Beside(tools.shelf, path, batch.appended), 0
     try:
         with tools.store.snapshot(batch.id) as rows:
             for row in rows:
                 if row.state is not RowState.SKIPPED:
-                    writer.write_raw(result_line(row, beside.put(row)))
+                    writer.write_raw(result_line(row, beside.put(row), origin_values(batch, row)))
                     count += 1
         writer.finish()
     except BaseException:
@@ -63,9 +64,9 @@ def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> int:
     return count
 
 
-def result_line(row: RowResult, paths: dict[str, str] | None = None) -> bytes:
+def result_line(row: RowResult, paths: dict[str, str] | None = None, more: dict[str, Any] | None = None) -> bytes:
     """One row as a JSON object on one line. Dify's outputs stand in it as they came; `files` beside them tells where
-    the copies are (`paths`: by place), if there are files."""
+    the copies are (`paths`: by place), if there are files; `more` stands behind the rest."""
     head = {"row": row.number, "status": row.state.value, "inputs": shown_inputs(row.inputs)}
     tail = {
         **({"files": listed(row, paths or {})} if row.files else {}),
@@ -75,6 +76,8 @@ def result_line(row: RowResult, paths: dict[str, str] | None = None) -> bytes:
         "seconds": row.seconds,
         "attempts": row.attempts,
         "run_id": row.run_id,
+        "workflow_id": row.workflow_id,
+        **(more or {}),
     }
     # A line end inside JSON can only be white space between tokens.
     outputs = (row.outputs or "null").replace("\n", " ").replace("\r", " ")
@@ -97,14 +100,17 @@ def _is_writable(text: str) -> bool:
 
 
 def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str]) -> int:
-    count, beside = 0, Beside(tools.shelf, path)
+    count, beside = 0, Beside(tools.shelf, path, batch.appended)
     with tools.store.snapshot(batch.id) as rows:
         outputs = _output_columns(rows)
-        headers = _headers(batch.headers, outputs, [words(f"column.{name}") for name in SERVICE_COLUMNS])
+        headers = _headers(
+            batch.headers, outputs, [words(f"column.{name}") for name in (*SERVICE_COLUMNS, *origin_names(batch))]
+        )
         writer = tools.open_table(path, headers, words("results.sheet"))
         try:
             for row in rows:
-                writer.write(_cells(row, len(batch.headers), outputs, words, beside.put(row)))
+                own = _cells(row, len(batch.headers), outputs, words, beside.put(row))
+                writer.write([*own, *origin_cells(batch, row)])
                 count += row.state is not RowState.SKIPPED
             writer.finish()
         except BaseException:

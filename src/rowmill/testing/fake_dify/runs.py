@@ -33,6 +33,7 @@ class LedgerRun:
     status: str = "running"
     tokens: int = 0
     outputs: dict[str, Any] = field(default_factory=dict)
+    workflow_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ class Run:
         self.workflow_id = self.workflow_id or self.app.workflow_id
         mode = "streaming" if self.streaming else "blocking"
         self.entry = LedgerRun(self.app.key, self.user, self.run_id, self.task_id, self.sent, mode, self.began)
+        self.entry.workflow_id = self.workflow_id
         ledger.started(self.entry)
 
     def end(self, ledger: Ledger, status: str, error: str | None) -> None:
