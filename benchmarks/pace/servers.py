@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DETACH = 300.0
+TAIL = 300.0
 DELAY_SIGMA = 0.3
 OK = Sample(Kind.OK)
 
@@ -192,7 +193,8 @@ def play(kind: Kindred, seed: int, policy: object, seconds: float = HOUR) -> Cli
     client = Client(world, policy, work)  # type: ignore[arg-type]
     client.server = SimServer(kind, world, client, seed)
     client.pump()
-    world.run(seconds)
+    # A little longer than is asked for: what is then under way counts in part, if it ends well.
+    world.run(seconds + min(TAIL, 5 * kind.mean))
     return client
 
 

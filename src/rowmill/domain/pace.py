@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from rowmill.domain.pace_budget import Trials
 from rowmill.domain.pace_gate import Gate
 from rowmill.domain.pace_rate import Rate
 from rowmill.domain.pace_server import ServerPace
 from rowmill.domain.pace_signals import Kind, PaceLimits, Reason, ResponseMode, Sample, Start, Why, positive
-from rowmill.domain.pace_window import Trials, Window
+from rowmill.domain.pace_window import Window
 from rowmill.domain.response_mode import ModeChoice
 
 __all__ = ["Kind", "Pace", "PaceLimits", "Reason", "ResponseMode", "Sample", "ServerPace", "Start", "Why"]
@@ -38,7 +39,7 @@ class Pace:
         self._server = server or ServerPace()
         self._gate = Gate()
         self._rate = Rate(limits)
-        self._trials = Trials.new()
+        self._trials = Trials()
         self._choice = ModeChoice(limits.mode, blocking_ok=limits.blocking_ok)
         self._windows = {mode: Window(mode, limits.ceiling, self._trials) for mode in (STREAMING, BLOCKING)}
 
@@ -153,7 +154,7 @@ class Pace:
             case Kind.EDGE:
                 if self._server.edge.close(Kind.EDGE, now, sample.retry_after, jitter):
                     self._rate.slow_down(start.at, now)
-                self._trials.rejects.spend()
+                self._trials.rejected(now)
             case Kind.DOWN:
                 self._server.breaker.down(now, sample.retry_after, jitter)
             case Kind.UNKNOWN:
@@ -168,11 +169,10 @@ class Pace:
             self._trust(start, start.level, now)
         self._rate.ended(now)
         if sample.kind is Kind.OVERLOADED:
-            self._trials.failures.spend()
+            self._trials.failed(now)
         else:
-            self._trials.rejects.earn()
-            self._trials.failures.earn()
-            if self._trials.are_paid:
+            self._trials.succeeded()
+            if self._trials.are_paid(now):
                 self._rate.rise(now)
         seconds = now - (start.accepted_at if start.accepted_at is not None else start.at)
         self._choice.ran(seconds, now)
@@ -186,7 +186,7 @@ class Pace:
             self._windows[self._choice.mode].enter(self._windows[before].queue.running, now)
 
     def _rejected(self, start: Start, sample: Sample, window: Window, now: float, jitter: float) -> None:
-        self._trials.rejects.spend()
+        self._trials.rejected(now)
         self._gate.close(Kind.REJECT, now, sample.retry_after, jitter)
         if sample.quoted is not None:
             self.learn_limit(sample.quoted, start.mode)

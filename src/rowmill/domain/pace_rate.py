@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 MEMORY = 60.0
 # So many rejects within MEMORY that no limit of runs at once explains make it a limit of starts.
 CONTRADICTIONS = 2
+# A rate is measured by what was accepted: not by less than this.
+FEWEST_ACCEPTED = 3
 # So many waves of rejects at the learned rate until it is asked whether it is a rate at all.
 WAVES = 3
 NO_LEVEL = 1_000_000
@@ -23,6 +25,8 @@ SLOWER = 0.95
 RISE = 0.001
 FAST_RISE = 0.005
 LONGEST_RISE = 30.0
+# After so many seconds without a reject it rises fast: the limit may be gone.
+QUIET = 600.0
 # It is forgotten when so much more than what is used.
 UNBOUND = 3.0
 # Not slower than this, starts per second: below it the growing gate does the rest.
@@ -97,6 +101,8 @@ class Rate:
             self.slow_down(sent_at, now)
             return True
         highest = self._peaks[0][1] if self._peaks else 0
+        if len(self._accepts) < FEWEST_ACCEPTED:
+            return False  # others may have all there is
         if level > 0 and highest < level + (now - self._ended_at < ENDING):
             return False
         if not self._contradictions or sent_at >= self._contradictions[-1]:  # once per wave
@@ -119,7 +125,7 @@ class Rate:
 
     def slow_down(self, sent_at: float, now: float) -> None:
         """Slower than what is being refused; once per wave."""
-        if sent_at < self._slowed_at:
+        if sent_at < self._slowed_at or (self.learned is None and len(self._accepts) < FEWEST_ACCEPTED):
             return
         measured = BELOW * self.measured(now)
         if self.learned is None:
@@ -136,7 +142,8 @@ class Rate:
             return
         seconds = min(now - self._risen, LONGEST_RISE)
         self._risen = now
-        share = FAST_RISE if self.learned < 0.9 * self._known_bad else RISE
+        fast = self.learned < 0.9 * self._known_bad or now - self._slowed_at > QUIET
+        share = FAST_RISE if fast else RISE
         self.learned *= 1 + share * seconds
         if self.learned > UNBOUND * self.measured(now) + 1.0:
             self.learned = None

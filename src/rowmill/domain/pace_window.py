@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from rowmill.domain.pace_budget import Budget
+from rowmill.domain.pace_budget import FAILURES_FORGIVEN, Trials
 from rowmill.domain.pace_knee import Knee
 from rowmill.domain.pace_queue import Queue
 from rowmill.domain.pace_signals import Kind, Reason, ResponseMode, Sample, Start, positive
@@ -62,23 +62,6 @@ LONGEST_HOLD = 1200.0
 LONGEST_CHEAP_HOLD = 300.0
 # … and a reject costs what the gate is closed for.
 WAIT_TO_HOLD = 40.0
-
-
-@dataclass(slots=True)
-class Trials:
-    """What looking for the server's limits may cost, over all windows of a pace."""
-
-    rejects: Budget
-    failures: Budget
-
-    @classmethod
-    def new(cls) -> Trials:
-        """2 % of the successes may be rejects, and 0.6 % billed failures, that a trial has caused."""
-        return cls(Budget(8, 0.02, 8), Budget(3, 0.006, 3))
-
-    @property
-    def are_paid(self) -> bool:
-        return not (self.rejects.is_empty or self.failures.is_empty)
 
 
 @dataclass(slots=True)
@@ -336,9 +319,13 @@ class Window:
 
     def _may_try(self, now: float) -> bool:
         """Whether to go where it is not known to go well."""
-        if self.size + 1 > NEAR * self._costly and not (self._trials.are_paid and not any(self._overloads)):
+        if self.size + 1 > NEAR * self._costly and not self._is_paid(now):
             return False
         return now >= self._probe_at or (self.size + 1 < self._ceiling and not self._in_doubt)
+
+    def _is_paid(self, now: float) -> bool:
+        fresh = any(self._overloads) and now - self._cut_at < FAILURES_FORGIVEN
+        return self._trials.are_paid(now) and not fresh
 
     def _follow_knee(self, ended: _Round, now: float) -> bool:
         """Does more at once bring more? True if the size was looked after."""
