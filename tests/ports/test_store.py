@@ -541,6 +541,15 @@ def test_a_batch_is_laid_down_as_was_wished_for_last(store):
     assert (store.batch(B).reason, store.batch(B).ended_at) == ("asked", 7.0)
 
 
+def test_a_runner_that_was_taken_over_lays_no_batch_down(store):
+    fence = fill(store)
+    newer = store.take_over("newer")
+    with pytest.raises(FencedError):
+        store.close_batch(B, wants_to_end=True, reason="x", fence=fence)
+    assert store.batch(B).state is BatchState.RUNNING
+    assert store.close_batch(B, wants_to_end=True, reason="x", fence=newer) is BatchState.PAUSED
+
+
 def test_a_batch_without_rows_to_do_is_completed_whatever_was_wished(store):
     fence = fill(store, 1)
     store.write([intend(0)], fence)

@@ -196,7 +196,9 @@ class Engine:
         reason = ending.cause.value if ending.cause else (SAMPLE if sample else INTERRUPTED)
         wants_to_end = ending.cause is not None or ending.asked or sample
         at, detail = self.clock.wall(), ending.detail or None
-        return self.store.close_batch(batch_id, wants_to_end=wants_to_end, reason=reason, detail=detail, at=at)
+        return self.store.close_batch(
+            batch_id, wants_to_end=wants_to_end, reason=reason, detail=detail, at=at, fence=self.fence
+        )
 
     def _is_sample(self, batch_id: str) -> bool:
         entry = self._entries.get(batch_id)

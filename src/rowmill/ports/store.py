@@ -396,7 +396,14 @@ class Store(Protocol):
         ...
 
     def close_batch(
-        self, batch_id: str, *, wants_to_end: bool, reason: str, detail: str | None = None, at: float = 0.0
+        self,
+        batch_id: str,
+        *,
+        wants_to_end: bool,
+        reason: str,
+        detail: str | None = None,
+        at: float = 0.0,
+        fence: int | None = None,
     ) -> BatchState | None:
         """Lay a batch down when nothing of it is under way any more, as closing_moves says: completed if no row is
         open (Counts.open), else as was wished for; `reason` where nobody wished anything but `wants_to_end`. None, and

@@ -176,9 +176,18 @@ class MemoryStore(MemoryFiles):
             return {b.record.id: Wish(b.record.state, b.record.reason, b.touched) for b in known}
 
     def close_batch(
-        self, batch_id: str, *, wants_to_end: bool, reason: str, detail: str | None = None, at: float = 0.0
+        self,
+        batch_id: str,
+        *,
+        wants_to_end: bool,
+        reason: str,
+        detail: str | None = None,
+        at: float = 0.0,
+        fence: int | None = None,
     ) -> BatchState | None:
         with self._lock:
+            if fence not in (None, self._fence):
+                raise FencedError("fenced", fence=fence, newest=self._fence)
             left = self.counts(batch_id).open
             state = None
             for move in closing_moves(self._known(batch_id).record.state, left, wants_to_end=wants_to_end):

@@ -197,9 +197,18 @@ class SqlStore:
             return control.read_wishes(conn, batch_ids)
 
     def close_batch(
-        self, batch_id: str, *, wants_to_end: bool, reason: str, detail: str | None = None, at: float = 0.0
+        self,
+        batch_id: str,
+        *,
+        wants_to_end: bool,
+        reason: str,
+        detail: str | None = None,
+        at: float = 0.0,
+        fence: int | None = None,
     ) -> BatchState | None:
         with self._writing() as conn:
+            if fence is not None:
+                _refuse_old(conn, fence)
             return control.close(conn, batch_id, wants_to_end, reason, detail, at)
 
     def spent(self, batch_id: str, *, with_price: bool = False) -> Spent:
@@ -227,9 +236,7 @@ class SqlStore:
 
     def write(self, records: Sequence[Record], fence: int) -> list[bool]:
         with self._writing() as conn:
-            newest = conn.execute(_NEWEST_FENCE).scalar_one()
-            if newest != fence:
-                raise FencedError("fenced", fence=fence, newest=newest)
+            _refuse_old(conn, fence)
             return apply_records(conn, records)
 
     def startable(self, batch_id: str, now: float, after: int, limit: int, until: int | None) -> list[RowJob]:
@@ -333,6 +340,12 @@ class SqlStore:
 
 # Locked where the database has locks on rows: a runner that takes over waits for the commit under way.
 _NEWEST_FENCE = select(runner.c.fence).with_for_update()
+
+
+def _refuse_old(conn: Connection, fence: int) -> None:
+    newest = conn.execute(_NEWEST_FENCE).scalar_one()
+    if newest != fence:
+        raise FencedError("fenced", fence=fence, newest=newest)
 
 
 def _require_draft(conn: Connection, batch_id: str, move: str) -> None:
