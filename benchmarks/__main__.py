@@ -118,9 +118,54 @@ def measure_memory(folder: Path, few: int, many: int) -> None:
             )
 
 
+def measure_recovery(folder: Path, rows: int) -> None:
+    """From the start of the process until the first run is asked for, in a large batch that a kill has left behind."""
+    with server(0, 0) as url:
+        sheet = folder / "large.csv"
+        with sheet.open("w", encoding="utf-8") as file:
+            file.write("query,note\n")
+            file.writelines(f"row {i},a note of some length for row number {i}\n" for i in range(rows))
+        data, environ = folder / "data-large", {**os.environ, "ROWMILL_API_KEY": "app-echo"}
+        command = [sys.executable, "-m", "rowmill", "run", str(sheet), "--base-url", url, "-o", str(folder / "l.jsonl")]
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [*command, "--data-dir", str(data), "--json"], stdout=subprocess.DEVNULL, env=environ
+        )
+        imported = wait_for_first(url)
+        process.kill()
+        process.wait()
+        ask_first(url)
+        again = time.monotonic()
+        resume = [sys.executable, "-m", "rowmill", "resume", "--all", "--data-dir", str(data), "--json"]
+        process = subprocess.Popen(resume, stdout=subprocess.DEVNULL, env=environ)
+        first = wait_for_first(url)
+        process.kill()
+        process.wait()
+    print(
+        f"{rows} rows: read, checked and stored in {imported - started:.1f} s; after kill -9 the first new run "
+        f"is asked for {first - again:.1f} s after the start (goal <= 10 s)"
+    )
+
+
+def ask_first(url: str) -> float | None:
+    """When a run was asked for, the first since this was asked."""
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/first", timeout=10) as answer:
+        return json.loads(answer.read())["first"]
+
+
+def wait_for_first(url: str) -> float:
+    """The moment at which a run was asked for."""
+    for _ in range(6000):
+        first = ask_first(url)
+        if first is not None:
+            return first
+        time.sleep(0.1)
+    sys.exit("no run was asked for")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench")
-    parser.add_argument("--only", choices=["speed", "makespan", "memory"])
+    parser.add_argument("--only", choices=["speed", "makespan", "memory", "recovery"])
     parser.add_argument("--rows", type=int, default=10_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -132,6 +177,8 @@ def main() -> None:
                 measure_makespan(folder, options.rows, hold)
         if options.only in (None, "memory"):
             measure_memory(folder, options.rows // 10, options.rows * 10)
+        if options.only in (None, "recovery"):
+            measure_recovery(folder, options.rows * 100)
 
 
 if __name__ == "__main__":

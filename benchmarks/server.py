@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import json
 import sys
+import time
 
 import uvloop
 
@@ -44,6 +45,8 @@ class Dify(asyncio.Protocol):
 
     latency = 0.05
     hold = 0.0
+    first: float | None = None
+    """when the first run was asked for since somebody asked for it; of a clock that all processes share"""
 
     def __init__(self) -> None:
         self.heard = b""
@@ -61,11 +64,17 @@ class Dify(asyncio.Protocol):
             self.close(answer({"name": "bench", "description": "", "tags": [], "mode": "workflow"}))
         elif head.startswith(b"GET /v1/parameters"):
             self.close(answer({"user_input_form": FORM, "system_parameters": {}}))
+        elif head.startswith(b"GET /first"):
+            first, Dify.first = Dify.first, None
+            self.close(answer({"first": first}))
+        elif head.startswith(b"GET "):
+            self.close(answer({"data": [], "has_more": False}))  # nobody's run is in the log
         elif len(body) >= int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]):
             self.run(f"{next(numbers):08x}-0000-4000-8000-000000000000")
 
     def run(self, run: str) -> None:
         assert self.transport is not None
+        Dify.first = Dify.first or time.monotonic()
         self.transport.write(STREAM + chunk("event: ping\n\n") + chunk(STARTED.format(run=run)))
         asyncio.get_running_loop().call_later(self.latency, self.finish, run)
 

@@ -108,5 +108,5 @@ def test_language(environ: dict[str, str], asked: str | None, lang: str) -> None
 
 def test_gaps_and_unknown_codes() -> None:
     say = Speech("en")
-    assert say("error.app_unreachable", url="u") == "Nothing answers at u (: ). Is the address right and Dify running?"
+    assert say("error.app_unreachable", url="u") == "Nothing answers at u: . Is the address right and Dify running?"
     assert say("no.such.code", x=1) == "no.such.code {'x': 1}"

@@ -24,8 +24,8 @@ class Kindred:
     """A kind of server. Times in seconds; None: no such limit.
 
     `slots`: so many run, the rest waits in a queue without end and is forgotten after 300 s. `cap`: rejects above so
-    many at once. `rpm`: rejects more starts per minute. `overload`: a model behind it takes so many at once, of more
-    the surplus fails after a while, billed. `thrash`: above so many at once runs take longer by more than is gained.
+    many at once. `rpm`: rejects more starts per minute. `overload`: a model behind takes so many at once, who comes
+    beyond that fails after a while, billed. `thrash`: above so many at once runs take longer by more than is gained.
     `changes`: (moment, factor) of all these numbers. `shared`: other people take up to this share of it, changing
     every half a minute. `noise`: failures that look like overload and come from nothing."""
 
@@ -106,6 +106,7 @@ class SimServer:
         self.world = world
         self.client = client
         self.running = 0
+        self._healthy = 0
         self._shared = Shared(kind.shared, seed)
         self._queue: deque[Request] = deque()
         self._starts: deque[float] = deque()
@@ -163,10 +164,10 @@ class SimServer:
         work, draw = request.work, self.world.random
         if self.kind.thrash:
             work *= slowdown(self.running, int(self._limit(self.kind.thrash)))
-        surplus = (self.running - self._limit(self.kind.overload)) / self.running
-        if draw.random() < max(surplus, self.kind.noise):
+        if self._healthy >= self._limit(self.kind.overload) or draw.random() < self.kind.noise:
             self.world.after(work * draw.uniform(0.1, 0.8), self._end, request, Sample(Kind.OVERLOADED))
         else:
+            self._healthy += 1
             self.world.after(work, self._end, request, OK)
 
     def _detach(self, request: Request) -> None:
@@ -176,6 +177,7 @@ class SimServer:
 
     def _end(self, request: Request, sample: Sample) -> None:
         self.running -= 1
+        self._healthy -= sample is OK
         if not request.detached:
             self.client.end(request, sample)
         self._feed()

@@ -1,4 +1,7 @@
-"""The one place that knows every concrete class."""
+"""The one place that knows every concrete class.
+
+What only some commands need is imported where it is used: aiohttp, XlsxWriter and jsonschema cost half of a start.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +12,29 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
-import jsonschema
-
-from rowmill.dify.client import Deadlines, DifyClient
-from rowmill.dify.probe import probe
 from rowmill.dify.versions import recovery
-from rowmill.domain.errors import StoreError
-from rowmill.engine.batches import Engine
+from rowmill.domain.errors import StoreError, UsageError, os_detail
 from rowmill.engine.clock import SystemClock
 from rowmill.files.shelf import FolderShelf
 from rowmill.files.source import open_source
+from rowmill.ports.sheets import Words
 from rowmill.sheets.read import Sheets
-from rowmill.sheets.template import write_template
-from rowmill.sheets.write import JsonLinesWriter, open_writer
 from rowmill.store.lock import RunnerLock
 from rowmill.store.seal import KEY_FILE_VARIABLE, KEY_VARIABLE, Seal, load_key
 from rowmill.store.sent import SentFile
 from rowmill.store.sql import open_store
 from rowmill.workbench import Workbench
-from rowmill.workbench.tools import Tools
+from rowmill.workbench.tools import LineWriter, Tools
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from rowmill.domain.form import Mode
-    from rowmill.ports.dify import DifyApp
+    import jsonschema
+
+    from rowmill.domain.form import Form, Mode
+    from rowmill.engine.batches import Engine
+    from rowmill.ports.dify import AppInfo, DifyApp
     from rowmill.ports.sheets import ResultWriter
     from rowmill.settings import Settings
 
@@ -45,6 +45,7 @@ _SWEPT_AFTER = 3600.0
 @contextmanager
 def open_workbench(settings: Settings) -> Iterator[Workbench]:
     """The product on a data folder. May be opened while another process runs a batch there."""
+    _make_folder(settings.data_dir)
     tools = _tools(settings)
     try:
         yield Workbench(tools)
@@ -55,7 +56,9 @@ def open_workbench(settings: Settings) -> Iterator[Workbench]:
 @contextmanager
 def open_runner(settings: Settings) -> Iterator[tuple[Workbench, Engine]]:
     """The product with the right to run batches: one process per data folder. Raises StoreError if it is taken."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_folder(settings.data_dir)
+    from rowmill.engine.batches import Engine  # noqa: PLC0415 -- see above
+
     with RunnerLock(settings.data_dir):
         tools = _tools(settings)
         try:
@@ -84,6 +87,13 @@ def is_run_by_somebody(settings: Settings) -> bool:
     return False
 
 
+def _make_folder(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UsageError("data_dir_unusable", path=str(data_dir), detail=os_detail(error)) from None
+
+
 def _tools(settings: Settings) -> Tools:
     store = open_store(settings.data_dir)
     key = load_key(settings.data_dir, _key_source(settings))
@@ -92,12 +102,12 @@ def _tools(settings: Settings) -> Tools:
         clock=SystemClock(),
         sealer=Seal(key),
         sheets=Sheets(),
-        probe=probe,
+        probe=_probe,
         connect=_connect,
         recovery=recovery,
-        write_template=write_template,
+        write_template=_write_template,
         open_table=_open_table,
-        open_lines=JsonLinesWriter,
+        open_lines=_open_lines,
         schema_check=check_schema,
         open_files=open_source,
         shelf=FolderShelf(settings.data_dir / "files"),
@@ -114,16 +124,42 @@ def _key_source(settings: Settings) -> dict[str, str]:
     return {name: str(value) for name, value in given.items() if value is not None}
 
 
+async def _probe(base_url: str, api_key: str) -> AppInfo:
+    from rowmill.dify.probe import probe  # noqa: PLC0415 -- see above
+
+    return await probe(base_url, api_key)
+
+
 def _connect(base_url: str, api_key: str, mode: Mode, row_timeout: float) -> DifyApp:
+    from rowmill.dify.client import Deadlines, DifyClient  # noqa: PLC0415 -- see above
+
     return DifyClient(base_url, api_key, mode, deadlines=Deadlines(run=row_timeout))
 
 
-def _open_table(path: Path, headers: Sequence[str], sheet_name: str) -> ResultWriter:
-    return open_writer(path, headers, sheet_name=sheet_name)
+def _open_table(path: Path, headers: Sequence[str], words: Callable[[str], str], raw: bool) -> ResultWriter:
+    from rowmill.sheets.write import open_writer  # noqa: PLC0415 -- see above
+    from rowmill.sheets.write_xlsx import RESULT_TEXTS  # noqa: PLC0415 -- see above
+
+    say = Words({code: words(code) for code in RESULT_TEXTS})
+    return open_writer(path, headers, sheet_name=words("results.sheet"), words=say, guard_formulas=not raw)
+
+
+def _open_lines(path: Path) -> LineWriter:
+    from rowmill.sheets.write import JsonLinesWriter  # noqa: PLC0415 -- see above
+
+    return JsonLinesWriter(path)
+
+
+def _write_template(form: Form, path: Path, words: Words, *, app_name: str) -> None:
+    from rowmill.sheets.template import write_template  # noqa: PLC0415 -- see above
+
+    write_template(form, path, words, app_name=app_name)
 
 
 @lru_cache(maxsize=64)
 def _validator(schema: str) -> jsonschema.Draft7Validator | None:
+    import jsonschema  # noqa: PLC0415 -- see above
+
     try:
         parsed = json.loads(schema)
         jsonschema.Draft7Validator.check_schema(parsed)

@@ -98,7 +98,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         if not name.startswith(PREFIX):
             continue
         if name not in known:
-            raise UsageError("setting_unknown", name=name, known=", ".join(sorted(known)))
+            raise UsageError("setting_unknown", name=name, known=tuple(sorted(known)))
         if text:
             values[known[name].name] = _read(known[name], name, text)
     values["data_dir"] = values["data_dir"] or Path(platformdirs.user_data_dir("rowmill", appauthor=False))

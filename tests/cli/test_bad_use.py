@@ -52,6 +52,16 @@ def workbook(folder: Path) -> Path:
     return path
 
 
+def uncalculated(folder: Path) -> Path:
+    path = folder / "formulas.xlsx"
+    book = openpyxl.Workbook()
+    book.active.append(["query", "note"])
+    book.active.append(['="a"&"b"', "x"])
+    book.active.append(['="c"', None])
+    book.save(path)
+    return path
+
+
 def far_corner(folder: Path) -> Path:
     path = folder / "corner.xlsx"
     with xlsxwriter.Workbook(path) as book:
@@ -95,13 +105,23 @@ SHEETS: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "unknown column in --map": (good, ["--map", "query=nope"], "column_unknown"),
     "--map without =": (good, ["--map", "query"], "pair_wrong"),
     "--set twice": (good, ["--set", "n=1", "--set", "n=2"], "pair_twice"),
-    "--set that does not fit": (good, ["--set", "n=many"], "checks_failed"),
+    "--set that does not fit": (good, ["--set", "n=many"], "checks_failed_set"),
+    "--set and --map": (good, ["--set", "n=1", "--map", "n=note"], "field_twice"),
+    "a field by two of its names": (good, ["--set", "query=1", "--set", "Query=2"], "field_twice"),
+    "folder that cannot be written": (good, ["-o", "/proc/out.xlsx"], "output_not_writable"),
+    "data folder that cannot be made": (good, ["--data-dir", "/proc/rowmill"], "data_dir_unusable"),
+    "data folder that is a file": (good, ["--data-dir", "good.csv"], "data_dir_unusable"),
+    "formula without a value": (uncalculated, [], "checks_failed"),
     "--rows backwards": (good, ["--rows", "5-2"], "rows_wrong"),
     "--rows beyond the end": (good, ["--rows", "50-60"], "rows_beyond_end"),
     "unknown batch": (good, ["--resume", "zzzz"], "batch_unknown"),
     "unknown option": (good, ["--colour", "red"], "no_such_option"),
     "option without value": (good, ["--rows"], "option_needs_value"),
-    "concurrency 0": (good, ["--concurrency", "0"], "bad_value"),
+    "concurrency 0": (good, ["--concurrency", "0"], "bad_value_whole"),
+    "sample 0": (good, ["--sample", "0"], "bad_value_whole_from"),
+    "nearly an option": (good, ["--row", "1"], "no_such_option_near"),
+    "two sheets": (good, ["other.csv"], "too_many_arguments"),
+    "jsonl with a bad line": (csv('{"query": "x"}\n[]\n', "rows.jsonl"), [], "jsonl_bad_line"),
 }  # fmt: skip
 
 
@@ -172,9 +192,10 @@ USES = {
     "export zzzz": "missing_parameter",
     "retry zzzz": "batch_unknown",
     "template --base-url nonsense -o t.xlsx": "app_url_invalid",
-    "template --base-url http://127.0.0.1:1/v1 -o t.csv": "bad_value",
+    "template --base-url http://127.0.0.1:1/v1 -o t.csv": "template_ending",
     "fake-dify --profile 0.1": "profile_unknown",
-    "fake-dify --port seven": "bad_value",
+    "fake-dify --port seven": "bad_value_whole",
+    "fake-dify --fail-rate 2": "bad_value_number",
 }
 
 
@@ -217,8 +238,9 @@ def test_all_problems_at_once(rowmill: Caller, dify: Serving, folder: Path) -> N
     sheet = csv("query,note,lang,n\n" + "\n".join(lines) + "\n")(folder)
     called = rowmill("run", sheet, "--base-url", dify.url, "-o", "out.xlsx")
     assert called.code == 2
-    assert called.err.count("row ") >= 20
-    assert "… and 40 more" in called.err
+    assert "rows 2–31, column A “query”: at most" in called.err, "what is alike stands on one line"
+    assert "rows 2–31, column C “lang”: “fr”" in called.err
+    assert "more" not in called.err
     listed = Path("out-problems.csv").read_text("utf-8-sig").splitlines()
     assert len(listed) == 1 + 60
     assert dify.fake.ledger.runs == []
@@ -226,3 +248,10 @@ def test_all_problems_at_once(rowmill: Caller, dify: Serving, folder: Path) -> N
     assert program["error"]["code"] == "checks_failed"
     assert (program["errors"], program["bad_rows"]) == (60, 30)
     assert {p["code"] for p in program["problems"]} == {"too_long", "option_unknown"}
+
+
+def test_problems_that_differ_are_listed_one_by_one(rowmill: Caller, dify: Serving, folder: Path) -> None:
+    sheet = csv("query,n\n" + "".join(f"a,x{n}\n" for n in range(30)))(folder)
+    called = rowmill("run", sheet, "--base-url", dify.url, "-o", "out.xlsx", "--lang", "zh")
+    assert called.err.count("列“n”：应为") == 20
+    assert "另有 10 处" in called.err

@@ -335,7 +335,7 @@ def test_faults_that_pass(rowmill: Caller, dify: Serving, folder: Path) -> None:
 def test_output_files_that_cannot_be_written_beside(rowmill: Caller, dify: Serving, folder: Path) -> None:
     Path("out-files").touch()
     called = report(rowmill, dify, {"query": "one"})
-    assert (called.code, called.json["error"]["code"]) == (2, "output_files_unwritable")
+    assert (called.code, called.json["error"]["code"]) == (3, "output_files_unwritable")
     assert not Path("out.jsonl").exists()
     Path("out-files").unlink()
     batch = rowmill("batches", "--json").json[0]["id"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import datetime as dt
 import json
 from pathlib import Path
 
@@ -56,7 +58,10 @@ def test_outputs_reach_a_workbook(name: str, rowmill: Caller, dify: Serving, fol
 
 def test_csv_marks_formulas(rowmill: Caller, dify: Serving, folder: Path) -> None:
     assert run_one(rowmill, dify, RAW["formula"], "out.csv") == 0
-    assert "'=1+1,'@SUM(A1)" in Path("out.csv").read_text("utf-8-sig")
+    assert "'=1+1,'@SUM(A1),+49," in Path("out.csv").read_text("utf-8-sig")
+    batch = rowmill("batches", "--json").json[0]["id"]
+    assert rowmill("export", batch, "-o", "raw.csv", "--raw").code == 0
+    assert ",=1+1,@SUM(A1),+49," in Path("raw.csv").read_text("utf-8-sig")
 
 
 def test_long_text_is_not_cut(rowmill: Caller, dify: Serving, folder: Path) -> None:
@@ -96,3 +101,47 @@ def test_export_while_running(rowmill: Caller, dify: Serving, folder: Path) -> N
     column = [cell.value for cell in sheet[1]].index("status")
     states = [row[column] for row in sheet.iter_rows(min_row=2, values_only=True)]
     assert states == ["succeeded"] * 5 + ["pending"] * 15
+
+
+def test_own_columns_in_jsonl(rowmill: Caller, dify: Serving, folder: Path) -> None:
+    """All of them, in their order, under names that stand once."""
+    book = openpyxl.Workbook()
+    for row in (["id", "query", "d", "d", None], ["007", "a", dt.date(2026, 1, 2), 1.5, "x"], [None] * 5, ["8", "b"]):
+        book.active.append(row)
+    book.save("in.xlsx")
+    called = rowmill("run", "in.xlsx", "--base-url", dify.url, "-o", "out.jsonl", "--json")
+    assert called.code == 0, called.text
+    first, second = [json.loads(line) for line in Path("out.jsonl").read_text("utf-8").splitlines()]
+    assert list(first["cells"].items()) == [
+        ("id", "007"), ("query", "a"), ("d (C)", "2026-01-02"), ("d (D)", 1.5), ("E", "x"),
+    ]  # fmt: skip
+    assert second["cells"] == {"id": "8", "query": "b", "d (C)": None, "d (D)": None, "E": None}
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_blank_rows_in_csv_and_jsonl(rowmill: Caller, dify: Serving, folder: Path, lang: str) -> None:
+    Path("in.csv").write_text("id,query\n1,a\n,\n3,b\n", "utf-8")
+    batch = rowmill("run", "in.csv", "--base-url", dify.url, "-o", "out.csv", "--json").json["batch"]
+    widths = {len(row) for row in csv.reader(Path("out.csv").read_text("utf-8-sig").splitlines())}
+    assert len(widths) == 1
+    told = rowmill("export", batch, "-o", "o.jsonl", "--lang", lang).out
+    assert ("2 rows written to o.jsonl, 1 blank one left out" if lang == "en" else "略去 1 个空行") in told
+    assert rowmill("export", batch, "-o", "o.jsonl", "--json").json["blank_left_out"] == 1
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_export_of_an_unfinished_batch_says_so(rowmill: Caller, dify: Serving, folder: Path, lang: str) -> None:
+    Path("in.csv").write_text("query\na\nb\nc\n", "utf-8")
+    args = ["in.csv", "--base-url", dify.url, "-o", "out.csv", "--sample", "1", "--json"]
+    batch = rowmill("run", *args).json["batch"]
+    told = rowmill("export", batch, "-o", "o.jsonl", "--lang", lang).out
+    assert ("1 of 3 rows done" if lang == "en" else "3 行中已完成 1 行") in told
+
+
+def test_long_texts_are_explained_in_chinese(rowmill: Caller, dify: Serving, folder: Path) -> None:
+    dify.fake.faults.add(Fault("outputs", params={"value": json.dumps({"t": "x" * 40_000})}))
+    Path("one.csv").write_text("query\na\n", "utf-8")
+    assert rowmill("run", "one.csv", "--base-url", dify.url, "-o", "out.xlsx", "--lang", "zh").code == 0
+    book = openpyxl.load_workbook("out.xlsx")
+    assert book.sheetnames == ["结果", "长文本"]
+    assert "后文见工作表“长文本”第 2–3 行" in str([cell.value for cell in book["结果"][2]])

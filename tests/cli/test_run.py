@@ -28,7 +28,7 @@ def cells(path: str) -> list[tuple]:
 
 
 SUMMARY = {"batch", "total", "succeeded", "partial", "failed", "unknown", "stopped", "tokens", "seconds", "output"}
-LINE = {"row", "status", "inputs", "outputs", "error", "cause", "tokens", "seconds", "attempts", "run_id"}
+LINE = {"row", "status", "cells", "inputs", "outputs", "error", "cause", "tokens", "seconds", "attempts", "run_id"}
 
 
 def test_run_to_jsonl(rowmill: Caller, dify: Serving, folder: Path) -> None:
@@ -40,6 +40,7 @@ def test_run_to_jsonl(rowmill: Caller, dify: Serving, folder: Path) -> None:
     assert [row["row"] for row in rows] == list(range(2, 27))
     assert all(set(row) == LINE for row in rows)
     assert rows[3]["inputs"] == {"query": "row 3", "note": "n3"}
+    assert rows[3]["cells"] == {"id": "003", "query": "row 3", "note": "n3"}
     assert rows[3]["outputs"]["query"] == "row 3"
     assert rows[3]["run_id"] in {run.run_id for run in dify.fake.ledger.runs}
     (batch,) = rowmill("batches", "--json").json
@@ -184,7 +185,7 @@ def test_resume_does_not_overwrite_the_sheet(rowmill: Caller, dify: Serving, fol
     first = rowmill("run", sheet_of(4), "--base-url", dify.url, "-o", "o.csv", "--sample", "1", "--json").json
     called = rowmill("run", "--resume", first["batch"], "-o", "rows.csv", "--json")
     assert (called.code, called.json["error"]["code"]) == (2, "output_is_sheet")
-    assert rowmill("run", "--resume", first["batch"], "--json").json["output"] == "rows-results.xlsx"
+    assert rowmill("run", "--resume", first["batch"], "--json").json["output"] == "o.csv"
 
 
 def test_batch_pauses_and_says_why(rowmill: Caller, dify: Serving, folder: Path) -> None:

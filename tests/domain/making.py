@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from rowmill.domain.cell import CellError, JsonCell
+from rowmill.domain.cell import CellError, FormulaCell, JsonCell
 from rowmill.domain.form import Field, FieldKind, Form
 
 EVERY_CODE_POINT = st.text(st.characters(exclude_categories=()))
@@ -37,6 +37,7 @@ cells = (
     | st.times()
     | spans
     | st.builds(CellError, st.sampled_from(["#N/A", "#DIV/0!", "#REF!"]))
+    | st.builds(FormulaCell, SENDABLE.map("={}".format))
     | st.builds(JsonCell, json_containers)
 )
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rowmill.domain.cell import CellError
+from rowmill.domain.cell import CellError, FormulaCell
 from rowmill.domain.checks import CheckedRow, CheckReport, RowCheck
 from rowmill.domain.mapping import Feed, Mapping, Reason, make_mapping
 from rowmill.domain.problem import Problem, Repair, Severity, repair_of
@@ -44,6 +44,28 @@ def test_problem_carries_numbers_and_severity():
     assert warning == Problem(
         "digits_lost", 3, "n", "A", "n", params={"found": "1000000000000000"}, severity=Severity.WARNING
     )
+
+
+def test_formula_without_a_value_is_an_error_in_a_field():
+    (problem,) = row_check().check(3, [None, FormulaCell("=A1"), None, None]).problems
+    assert (problem.code, problem.severity, problem.params) == (
+        "formula_uncalculated",
+        Severity.ERROR,
+        {"found": "=A1"},
+    )
+
+
+@pytest.mark.parametrize("cell", [FormulaCell("=A1"), 123456789012345680, -1e15])
+def test_own_columns_are_warned_of_once(cell):
+    check = row_check()
+    found = [check.check(row, [None, "hello", None, cell]).problems for row in (2, 3)]
+    assert [(p.row, p.letter, p.variable, p.severity) for p in found[0]] == [(2, "D", None, Severity.WARNING)]
+    assert found[1] == ()
+
+
+@pytest.mark.parametrize("cell", [123456789012345678, 1.5, 10**14, True, None, float("inf"), float("nan"), "=A1"])
+def test_own_columns_that_are_as_they_were(cell):
+    assert row_check().check(2, [None, "hello", None, cell]).problems == ()
 
 
 BLANKS = {

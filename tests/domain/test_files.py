@@ -174,7 +174,7 @@ def test_kind_of_a_link(link, types, endings, kind):
 
 def test_kind_refused_names_what_is_allowed():
     _, misfits = read_files(field("file", file_types=("image", "audio")), A)
-    assert misfits == [("file_kind_refused", {"found": ".pdf", "allowed": "image, audio"})]
+    assert misfits == [("file_kind_refused", {"found": ".pdf", "allowed": ("image", "audio")})]
 
 
 def test_scheme_is_written_small():

@@ -217,12 +217,17 @@ def test_select_names_the_option_that_was_meant():
 
 def test_select_shortens_what_it_shows():
     (finding,) = read_cell(field("select", options=("o" * 300,)), "x" * 100).findings
-    assert finding.params == {"found": "x" * 59 + "…", "options": "o" * 199 + "…"}
+    assert finding.params == {"found": "x" * 59 + "…", "options": ("o" * 199 + "…",)}
 
 
 def test_select_shows_short_texts_whole():
     (finding,) = read_cell(field("select", options=("o" * 200,)), "x" * 60).findings
-    assert finding.params == {"found": "x" * 60, "options": "o" * 200}
+    assert finding.params == {"found": "x" * 60, "options": ("o" * 200,)}
+
+
+def test_select_shows_as_many_options_as_a_line_holds():
+    (finding,) = read_cell(field("select", options=("a" * 150, "b" * 50, "c")), "x").findings
+    assert finding.params == {"found": "x", "options": ("a" * 150, "b" * 50, "…")}
 
 
 # ── number ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -49,7 +49,7 @@ def test_chinese_and_the_byte_order_mark(file):
 )  # fmt: skip
 def test_a_bad_line_is_named(file, bad):
     code, params = refusal(file("a.jsonl", b'{"a": 1}\n\n' + bad + b"\n"))
-    assert (code, params["row"]) == ("jsonl_bad_line", 4)
+    assert (code, params["line"]) == ("jsonl_bad_line", 3)
     assert 0 < len(params["detail"]) <= 200
 
 
@@ -64,6 +64,6 @@ def test_limits(file):
     found = refusal(path, limits=Limits(text_cell_chars=10))
     assert found == ("cell_too_long", {"row": 3, "column": 2, "limit": 10})
     found = refusal(path, limits=Limits(text_cell_chars=1))
-    assert found == ("jsonl_line_too_long", {"row": 3, "limit": 16})
+    assert found == ("jsonl_line_too_long", {"line": 2, "limit": 16})
     assert refusal(path, limits=Limits(max_rows=2)) == ("sheet_too_many_rows", {"found": 3, "limit": 2})
     assert refusal(path, limits=Limits(max_columns=1)) == ("sheet_too_many_columns", {"found": 2, "limit": 1})

@@ -193,3 +193,27 @@ def test_reading_twice_gives_the_same(file):
     opened = Sheets().open(file("a.csv", b"a\n1\n2\n"))
     assert list(opened.rows()) == list(opened.rows())
     opened.close()
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;", "\ufeffsep=;", "sep=;;"])
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+def test_excels_own_first_line_names_the_separator(file, first, end):
+    head, rows = read(file("a.csv", f"{first}{end}a,x;b{end}1,5;2{end}".encode()))
+    assert head.headers == ("a,x", "b")
+    assert [(row.number, row.cells) for row in rows] == [(2, ("1,5", "2"))]
+
+
+@pytest.mark.parametrize(("first", "separator"), [("sep=,", ","), ("sep=|", "|"), ("sep=\t", "\t"), ("sep=\\t", "\t")])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_other_separators_on_the_first_line(file, first, separator, encoding):
+    path = file("a.csv", f"{first}\na{separator}b\n1{separator}2\n".encode(encoding))
+    assert values(path) == [("1", "2")]
+
+
+@pytest.mark.parametrize("header", ["sep", "sep=x", "a;sep=;"])
+def test_headers_that_only_look_like_it(file, header):
+    assert read(file("a.csv", f"{header}\n1\n".encode()))[0].headers[0].startswith(header[:1])
+
+
+def test_only_the_line_that_names_the_separator(file):
+    assert refusal(file("a.csv", b"sep=;\n"))[0] == "sheet_empty"

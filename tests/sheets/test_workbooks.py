@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime as dt
 import gc
 import os
+import re
 import shutil
 import signal
 import weakref
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import openpyxl
 import pytest
+import xlsxwriter
 
-from rowmill.domain.cell import CellError
+from rowmill.domain.cell import CellError, FormulaCell
 from rowmill.domain.errors import SheetError
 from rowmill.sheets.limits import Limits
 from rowmill.sheets.read import Sheets
@@ -154,7 +156,7 @@ def test_a_sheet_by_name(tmp_path):
     assert values(path, "表二") == [(1,)]
     assert values(path, "sales2024 ") == [(0,)]
     assert values(path, "Hidden") == [("secret",)]
-    assert refusal(path, "x") == ("sheet_name_unknown", {"name": "x", "available": "Sales 2024, 表二"})
+    assert refusal(path, "x") == ("sheet_name_unknown", {"name": "x", "available": ("Sales 2024", "表二")})
 
 
 def test_nothing_in_it(book):
@@ -327,3 +329,46 @@ def test_the_child_sees_no_secrets(many_rows, monkeypatch):
     opened.close()
     assert "app-123" not in environment
     assert "PYTHONPATH" in environment
+
+
+def test_formulas_that_nobody_has_calculated(book):
+    path = book({"A1": "query", "B1": "n", "A2": '="a"&"<b>"', "B2": 1, "A3": "x", "B3": "=1+1", "A5": "=B5"})
+    assert values(path) == [
+        (FormulaCell('="a"&"<b>"'), 1),
+        ("x", FormulaCell("=1+1")),
+        (None, None),
+        (FormulaCell("=B5"), None),
+    ]
+
+
+def test_calculated_formulas_are_their_values(tmp_path):
+    path = tmp_path / "calculated.xlsx"
+    with xlsxwriter.Workbook(path) as made:
+        sheet = made.add_worksheet()
+        for column, (formula, value) in enumerate([("=1+1", 2), ('="a"', "a"), ("=1=1", True)]):
+            sheet.write(0, column, f"h{column}")
+            sheet.write_formula(1, column, formula, None, value)
+    assert values(path) == [(2, "a", True)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ('<c r="B2"><f t="shared" si="0"/></c>', FormulaCell("=…")),
+        ('<c r="B2"><f>A1</f><v></v></c>', FormulaCell("=A1")),
+        ('<c r="B2" s="1"><f ca="1">A1</f></c>', FormulaCell("=A1")),
+        ('<c r="B2" t="str"><f>A1</f><v></v></c>', None),
+        ('<c r="B2"><f>A1</f><v>7</v></c>', 7),
+        ("<c><f>A1</f></c>", FormulaCell("=A1")),
+        ('<c t="str"><f>A1</f><v></v></c>', None),
+    ],
+)
+def test_forms_of_formulas(book, cell, expected):
+    path = book({"A1": "a", "B1": "b", "A2": "x", "B2": "MARK"})
+
+    def put(xml: bytes) -> bytes:
+        xml = re.sub(rb'<c r="B2".*?</c>', cell.encode(), xml)
+        return xml if "r=" in cell else re.sub(rb' r="[AB]\d"', b"", xml)
+
+    edited = _edit(path, "xl/worksheets/sheet1.xml", put)
+    assert values(edited) == [("x", expected)]

@@ -17,7 +17,8 @@ from rowmill.domain.cell import CellError, JsonCell, as_text, is_empty
 from rowmill.domain.errors import SheetError
 from rowmill.ports.sheets import Words
 from rowmill.sheets import write_xlsx
-from rowmill.sheets.write import CsvWriter, JsonLinesWriter, guarded, open_writer
+from rowmill.sheets.guard import guarded
+from rowmill.sheets.write import CsvWriter, JsonLinesWriter, open_writer
 
 from .conftest import read, values
 
@@ -161,7 +162,26 @@ def test_the_bytes_of_csv(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["=1+1", "+x", "-x", "@x", "\tx", "\rx", "\nx", "＝1", "＋1", "－1", "＠x", "-1+1", "+-1", "=", "-1 "]
+    "text",
+    [
+        "=1+1",
+        "+x",
+        "-x",
+        "@x",
+        "\tx",
+        "\rx",
+        "\nx",
+        "＝1",
+        "＋1",
+        "－1",
+        "＠x",
+        "-1+1",
+        "+-1",
+        "=",
+        "-1a",
+        "+A1",
+        "- x",
+    ],
 )
 def test_formulas_in_csv_are_guarded(tmp_path, text):
     path = write(tmp_path / "a.csv", ["=h", "x"], [[text, "x"]])
@@ -170,7 +190,24 @@ def test_formulas_in_csv_are_guarded(tmp_path, text):
     assert values(write(tmp_path / "b.csv", ["h", "x"], [[text, "x"]], guard_formulas=False)) == [(text, "x")]
 
 
-@pytest.mark.parametrize("text", ["-1", "+1.5", "-1e-5", "x=1", "a-b", "1-2", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-1",
+        "+1.5",
+        "-1e-5",
+        "x=1",
+        "a-b",
+        "1-2",
+        "",
+        "+49 170 1234",
+        "+1 (555) 010-99",
+        "+(49) 30/12",
+        "-",
+        "---",
+        "-1 ",
+    ],
+)
 def test_plain_numbers_and_other_text_are_not(text):
     assert guarded(text) == text
 
@@ -257,3 +294,16 @@ def test_csv_round_trip(tmp_path, table):
 @given(st.text(string.printable, max_size=20))
 def test_guarded_text_never_starts_a_formula(text):
     assert guarded(text)[:1] not in set("=@\t\r\n") or text == ""
+
+
+def test_columns_are_as_wide_as_their_texts(tmp_path):
+    rows = [
+        ["x", "y" * 500, "中文" * 10, "a\nlonger line of text"],
+        ["z" * 20, None, None, None],
+        *[["w"]] * 100,
+        ["v" * 50],
+    ]
+    path = write(tmp_path / "a.xlsx", ["a", "b", "c", "d"], rows)
+    sheet = openpyxl.load_workbook(path).worksheets[0]
+    widths = [round(sheet.column_dimensions[letter].width) for letter in "ABCD"]
+    assert widths == [22, 61, 42, 21], "the first hundred rows tell"

@@ -11,7 +11,7 @@ import typer
 from rowmill.cli import options
 from rowmill.cli.run import run
 from rowmill.cli.session import Session
-from rowmill.domain.errors import UsageError
+from rowmill.domain.errors import UsageError, os_detail
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -50,7 +50,7 @@ def fake_dify(
     from rowmill.testing.fake_dify import PROFILES, FakeDify, run_forever  # noqa: PLC0415 -- costs a start
 
     if profile not in PROFILES:
-        raise UsageError("profile_unknown", profile=profile, known=", ".join(PROFILES))
+        raise UsageError("profile_unknown", profile=profile, known=tuple(PROFILES))
     fake = FakeDify(
         profile=profile,
         latency_ms=latency_ms,
@@ -60,14 +60,17 @@ def fake_dify(
         fail_rate=fail_rate,
         ledger_path=ledger,
     )
-    url = f"http://{host}:{port}/v1"
-    session.answer({"url": url, "keys": {app.key: app.name for app in _apps()}})
-    for line in _introduction(session, url, profile):
-        session.show(line)
+
+    def ready(port: int) -> None:
+        url = f"http://{host}:{port}/v1"
+        session.answer({"url": url, "keys": {app.key: app.name for app in _apps()}})
+        for line in _introduction(session, url, profile):
+            session.show(line)
+
     try:
-        run_forever(fake, host, port)
+        run_forever(fake, host, port, ready)
     except OSError as error:
-        raise UsageError("port_taken", host=host, port=port, detail=error.strerror) from None
+        raise UsageError("port_taken", host=host, port=port, detail=os_detail(error)) from None
 
 
 def _apps() -> Iterable[FakeApp]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rowmill.domain.problem import Problem, Severity
+from rowmill.sheets.guard import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from rowmill.domain.checks import CheckReport
 
 SHOWN = 20
-_DANGEROUS = tuple("=+-@\t\r＝＋－＠")
+SPANS = 8
 
 
 class ProblemFile:
@@ -61,7 +62,7 @@ class ProblemFile:
 
 def _harmless(cell: Any) -> Any:
     """Text that a spreadsheet would take for a formula is marked as text."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_DANGEROUS) else cell
+    return guarded(cell) if isinstance(cell, str) else cell
 
 
 @contextmanager
@@ -85,23 +86,62 @@ def show_report(session: Session, report: CheckReport, file: ProblemFile) -> Non
 
 
 def _show(session: Session, report: CheckReport, severity: Severity) -> None:
-    session.tell(f"problems_head.{severity.value}", count=report.count(severity), rows=report.bad_rows)
+    count, bad = report.count(severity), report.bad_rows
+    session.tell(f"problems_head.{severity.value}" + ("" if bad else "_set"), count=count, rows=bad)
     groups = [(repair, count) for repair, count in report.repairs.most_common() if repair.severity is severity]
-    for repair, count in groups:
+    for repair, number in groups:
         example = report.examples[repair]
         place = repair.column or example.variable or session.say("whole_sheet")
-        rows = _row_list(report.rows_of.get(repair, []), count)
-        session.tell("problem_group", count=count, column=place, repair=session.repair_text(example), rows=rows)
-    first = [problem for problem in report.first if problem.severity is severity][:SHOWN]
-    for problem in first:
-        session.tell("problem_line", text=session.problem_text(problem))
-    if report.count(severity) > len(first):
-        session.tell("problems_more", count=report.count(severity) - len(first))
+        rows = _row_list(session, report.rows_of.get(repair, []), number)
+        text = session.repair_text(example)
+        session.tell("problem_group", count=number, column=place, repair=text, rows=rows)
+    first = [problem for problem in report.first if problem.severity is severity]
+    lines = _alike(first)[:SHOWN]
+    for alike in lines:
+        session.tell("problem_line", text=_line(session, alike))
+    told = sum(map(len, lines))
+    if count > told:
+        session.tell("problems_more", count=count - told)
 
 
-def _row_list(rows: list[int], count: int) -> str:
-    shown = ", ".join(str(row) for row in rows[:8])
-    return f"{shown} …" if count > len(rows[:8]) else shown
+def _alike(problems: list[Problem]) -> list[list[Problem]]:
+    """Problems that differ only in their row stand together."""
+    groups: dict[object, list[Problem]] = {}
+    for problem in problems:
+        place = (problem.code, problem.letter, problem.variable, tuple(problem.params.items()))
+        groups.setdefault(place, []).append(problem)
+    return list(groups.values())
+
+
+def _line(session: Session, alike: list[Problem]) -> str:
+    first = alike[0]
+    rows = [problem.row for problem in alike if problem.row is not None]
+    if len(rows) < 2:  # noqa: PLR2004
+        return session.problem_text(first)
+    text = session.say(f"problem.{first.code}", **first.params)
+    where = {"letter": first.letter, "column": first.column, "text": text}
+    return session.say("problem_at_rows", rows=_spans(session, rows), **where)
+
+
+def _spans(session: Session, rows: list[int]) -> str:
+    """`2–301, 305`"""
+    spans: list[tuple[int, int]] = []
+    for row in rows:
+        if spans and row == spans[-1][1] + 1:
+            spans[-1] = (spans[-1][0], row)
+        else:
+            spans.append((row, row))
+    texts = [str(first) if first == last else f"{first}–{last}" for first, last in spans]
+    return session.say.listed(texts[:SPANS]) + (" …" if len(texts) > SPANS else "")
+
+
+def _row_list(session: Session, rows: list[int], count: int) -> str:
+    """` (rows 2, 3 …)`; nothing for what is wrong in no row."""
+    if not rows:
+        return ""
+    shown = _spans(session, rows)
+    more = " …" if count > len(rows) and not shown.endswith("…") else ""
+    return session.say("problem_rows", count=count, rows=shown + more)
 
 
 def report_json(session: Session, report: CheckReport, file: ProblemFile) -> dict[str, Any]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rowmill.domain.errors import UsageError
 from rowmill.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rowmill.cli.session import Session
+    from rowmill.ports.store import BatchRecord
 
 
 # As many as a sheet of Excel's has.
@@ -23,7 +24,30 @@ MOST_ROWS = 1_048_576
 def settings_for(session: Session, data_dir: Path | None) -> Settings:
     """Settings from the environment, with the data folder of the command line."""
     settings = read_settings(session.environ)
+    session.data_dir = data_dir
     return replace(settings, data_dir=data_dir) if data_dir is not None else settings
+
+
+def default_output(sheet: Path) -> Path:
+    return Path(f"{sheet.stem}-results.xlsx")
+
+
+def remembered_output(batch: BatchRecord) -> Path:
+    """Where a batch's results went before. Raises UsageError if that folder is gone."""
+    if batch.settings.output is None:
+        return default_output(Path(batch.sheet_path))
+    path = Path(batch.settings.output)
+    if not path.parent.is_dir():
+        raise UsageError("output_gone", path=str(path.parent), batch=batch.id)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def options_again(session: Session, batch: BatchRecord, output: Path | None = None) -> str:
+    """What must be added to a command about this batch, so that it finds it and writes to the same file."""
+    options = "" if session.data_dir is None else f" --data-dir {shlex.quote(str(session.data_dir))}"
+    if output is not None and str(output.absolute()) != batch.settings.output:
+        options += f" -o {shlex.quote(str(output))}"
+    return options
 
 
 def key_from(session: Session, typed: str | None, settings: Settings, *, needed: bool = True) -> str | None:

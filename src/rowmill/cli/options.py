@@ -21,6 +21,7 @@ Concurrency = Annotated[
 ]
 Retries = Annotated[int | None, typer.Option("--retries", metavar="N", min=0, max=20, help="help.retries")]
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="help.batch")]
+HeaderRow = Annotated[int | None, typer.Option("--header-row", metavar="N", min=1, help="help.header_row")]
 SheetName = Annotated[str | None, typer.Option("--sheet", metavar="NAME", help="help.sheet_name")]
 Most = Annotated[int | None, typer.Option("--most", metavar="N", min=1, max=1000, help="help.most")]
 PerMinute = Annotated[float | None, typer.Option("--per-minute", metavar="N", min=0.01, help="help.per_minute")]

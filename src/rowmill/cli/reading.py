@@ -11,20 +11,26 @@ from rich.table import Table
 
 from rowmill.bootstrap import open_workbench
 from rowmill.cli import options
+from rowmill.cli.asking import may_replace
 from rowmill.cli.given import key_from, settings_for
 from rowmill.cli.run import guarantee_code
 from rowmill.cli.session import Session
 from rowmill.cli.summary import counts_json, show_summary, summary_json
 from rowmill.cli.watch import run_loop
-from rowmill.domain.form import form_to_json
+from rowmill.domain.batch import UNFINISHED
+from rowmill.domain.errors import UsageError
+from rowmill.domain.form import QUERY, FieldKind, form_to_json
 from rowmill.ports.sheets import Words
 from rowmill.workbench.results import check_target
 
 if TYPE_CHECKING:
+    from rowmill.domain.form import Field
     from rowmill.ports.dify import AppInfo
     from rowmill.ports.store import BatchSummary
 
 Target = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="help.output")]
+Raw = Annotated[bool, typer.Option("--raw", help="help.raw")]
+TemplateTarget = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="help.template_output")]
 
 
 def batches(context: typer.Context, data_dir: options.DataDir = None, as_json: options.AsJson = False) -> None:
@@ -92,6 +98,7 @@ def export(
     context: typer.Context,
     batch_id: options.BatchId,
     output: Target,
+    raw: Raw = False,
     data_dir: options.DataDir = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -101,15 +108,22 @@ def export(
     with open_workbench(settings_for(session, data_dir)) as workbench:
         batch = workbench.batches.find(batch_id)
         check_target(output, Path(batch.sheet_path))
-        rows = workbench.export(batch, output, session.say)
-    session.answer({"batch": batch.id, "rows": rows, "output": str(output)})
-    session.show(session.say("exported", rows=f"{rows:,}", path=str(output)))
+        if not may_replace(session, output, batch.settings.output):
+            session.tell("nothing_written")
+            return
+        done = workbench.export(batch, output, session.say.raw, raw=raw)
+        counts = workbench.batches.counts(batch.id)
+    session.answer({"batch": batch.id, "rows": done.rows, "blank_left_out": done.left_out, "output": str(output)})
+    code = "exported_without_blank" if done.left_out else "exported"
+    session.show(session.say(code, rows=f"{done.rows:,}", blank=f"{done.left_out:,}", path=str(output)))
+    if batch.state in UNFINISHED:
+        session.show(session.say("exported_unfinished", done=f"{counts.done:,}", total=f"{counts.total:,}"))
 
 
 def template(
     context: typer.Context,
     base_url: options.BaseUrl,
-    output: Target,
+    output: TemplateTarget,
     api_key: options.ApiKey = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -117,7 +131,7 @@ def template(
     session.json = as_json
     settings = settings_for(session, None)
     if output.suffix.lower() != ".xlsx":
-        raise typer.BadParameter(session.say("template_ending"))
+        raise UsageError("template_ending", path=str(output))
     check_target(output)
     key = key_from(session, api_key, settings)
     with open_workbench(settings) as workbench:
@@ -129,7 +143,8 @@ def template(
 
 def _words(session: Session) -> dict[str, str]:
     """The texts of a template: codes as rowmill.sheets.template names them."""
-    return session.say.part("template.") | session.say.part("kind.")
+    parts = (session.say.part(f"{name}.") for name in ("template", "kind", "fill", "example"))
+    return {code: text for part in parts for code, text in part.items()}
 
 
 def doctor(
@@ -167,11 +182,25 @@ def _show_doctor(session: Session, info: AppInfo, base_url: str) -> None:
     say = session.say
     session.show(say("app_found", app=info.name, mode=info.mode.value, version=info.version or "?", url=base_url))
     for field in info.form.fields:
-        required = say("required") if field.required else say("optional")
-        session.show(say("field_line", field=field.title, variable=field.variable, kind=field.kind, required=required))
+        session.show(_field_line(session, field))
     session.show(say(guarantee_code(info)))
     if info.recovery.silent_refusals:
         session.show(say("guarantee.silent"))
     for name, value in info.system_limits.items():
-        session.show(say("limit_line", name=name, value=value))
+        known = say.knows(f"limit.{name}")
+        session.show(say("limit_line", text=say(f"limit.{name}", value=value) if known else f"{name}: {value}"))
     session.show(say("doctor_pace"))
+
+
+def _field_line(session: Session, field: Field) -> str:
+    say = session.say
+    facts = [say("kind.query" if field.variable == QUERY else f"kind.{field.kind.value}")]
+    facts.append(say("required") if field.required else say("optional"))
+    if field.max_length:
+        files = field.kind is FieldKind.FILE_LIST
+        facts.append(say("template.max_files" if files else "template.max_chars", count=field.max_length))
+    if field.options:
+        facts.append(say("field_options", options=tuple(option for option in field.options if option)))
+    if field.file_types:
+        facts.append(say("field_files", types=field.file_types))
+    return say("field_line", field=field.title, variable=field.variable, facts=tuple(facts))

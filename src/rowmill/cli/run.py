@@ -10,9 +10,20 @@ import typer
 
 from rowmill.bootstrap import open_runner
 from rowmill.cli import options
+from rowmill.cli.asking import may_replace, may_run, may_run_again
 from rowmill.cli.findings import ProblemFile, problem_file, report_json, show_report
-from rowmill.cli.given import amount, key_from, pairs, row_numbers, row_range, settings_for
-from rowmill.cli.session import BAD_USE, INTERRUPTED, OK, SOME_FAILED, Session
+from rowmill.cli.given import (
+    amount,
+    default_output,
+    key_from,
+    options_again,
+    pairs,
+    remembered_output,
+    row_numbers,
+    row_range,
+    settings_for,
+)
+from rowmill.cli.session import BAD_USE, INTERRUPTED, NOT_WRITTEN, OK, SOME_FAILED, Session
 from rowmill.cli.summary import show_mapping, show_summary, summary_json
 from rowmill.cli.watch import Watched, run_loop, watch
 from rowmill.domain.batch import IDLE, UNFINISHED, BatchState, RowState, Settings
@@ -26,6 +37,7 @@ from rowmill.workbench.results import check_target
 if TYPE_CHECKING:
     from rowmill.engine.batches import Engine
     from rowmill.ports.dify import AppInfo
+    from rowmill.ports.sheets import SheetHead
     from rowmill.ports.store import AppRecord, BatchRecord, BatchSummary
     from rowmill.settings import Settings as AppSettings
 
@@ -59,6 +71,8 @@ class Job:
     output: Path
     yes: bool
     sample: int | None = None
+    named: bool = False
+    """whether the output was named, and not found"""
 
 
 def run(
@@ -68,6 +82,7 @@ def run(
     api_key: options.ApiKey = None,
     output: options.Output = None,
     sheet_name: options.SheetName = None,
+    header_row: options.HeaderRow = None,
     maps: Maps = None,
     sets: Sets = None,
     concurrency: options.Concurrency = None,
@@ -108,7 +123,7 @@ def run(
         max_seconds=None if max_minutes is None else 60 * max_minutes,
         retries=retries,
     )
-    target = output or (_default_output(sheet) if sheet is not None else None)
+    target = output or (default_output(sheet) if sheet is not None and resume is None else None)
     if target is not None:
         check_target(target, sheet)
     if resume is None and (sheet is None or base_url is None):
@@ -116,8 +131,8 @@ def run(
     key = key_from(session, api_key, settings, needed=resume is None)
     with open_runner(settings) as (workbench, engine):
         if target is None:
-            target = _default_output(Path(workbench.batches.find(resume or "").sheet_path))
-        job = Job(session, settings, workbench, engine, key, target, yes, sample)
+            target = remembered_output(workbench.batches.find(resume or ""))
+        job = Job(session, settings, workbench, engine, key, target, yes, sample, named=output is not None)
         if resume is not None:
             code = _resume(job, resume, sheet, base_url, changes)
         else:
@@ -128,8 +143,9 @@ def run(
                 sheet_name,
                 pairs("--map", maps),
                 pairs("--set", sets),
+                header_row,
                 row_range(rows),
-                replace(_batch_settings(settings), **changes),
+                replace(_batch_settings(settings, target), **changes),
                 files,
             )
             code = _start(job, order, base_url, new=new)
@@ -157,15 +173,26 @@ def retry(
         check_target(output)
     with open_runner(settings) as (workbench, engine):
         batch = workbench.batches.find(batch_id)
-        target = output or _default_output(Path(batch.sheet_path))
+        target = output or remembered_output(batch)
         check_target(target, Path(batch.sheet_path))
         job = Job(session, settings, workbench, engine, key, target, yes)
-        batch = _ready(job, batch)
-        count = _put_back(job, batch, _which(job, batch, cause, rows, pairs("--set", sets)))
-        if count == 0:
-            session.tell("retry_none", batch=batch.id)
-        code = _run_and_report(job, workbench.batches.find(batch.id), _given(concurrency=concurrency))
+        which = _which(job, batch, cause, rows, pairs("--set", sets))
+        code = _retry(job, batch, which, _given(concurrency=concurrency))
     raise typer.Exit(code)
+
+
+def _retry(job: Job, batch: BatchRecord, again: Again, changes: dict[str, Any]) -> int:
+    session, batches = job.session, job.workbench.batches
+    if not batches.retryable(batch.id, again):
+        session.tell("retry_none", batch=batch.id)
+        session.answer(_summary(job, batch, 0.0, None))
+        return OK
+    if not may_replace(session, job.output, batch.settings.output, yes=job.yes):
+        session.tell("nothing_sent")
+        return OK
+    batch = _ready(job, batch)
+    session.tell("retry_rows", count=batches.retry(batch, again), batch=batch.id)
+    return _run_and_report(job, batches.find(batch.id), changes)
 
 
 def _which(job: Job, batch: BatchRecord, cause: str | None, typed: list[str] | None, changes: dict[str, str]) -> Again:
@@ -173,7 +200,7 @@ def _which(job: Job, batch: BatchRecord, cause: str | None, typed: list[str] | N
     batches = job.workbench.batches
     known = {name for name, _, _ in batches.causes(batch.id)}
     if cause is not None and cause not in known:
-        raise UsageError("cause_unknown", cause=cause, known=", ".join(sorted(known)) or "–")
+        raise UsageError("cause_unknown", cause=cause, known=tuple(sorted(known)) or "–")
     numbers = row_numbers(typed)
     if changes and len(numbers) != 1:
         raise UsageError("set_needs_row")
@@ -184,22 +211,12 @@ def _which(job: Job, batch: BatchRecord, cause: str | None, typed: list[str] | N
     return Again(None, positions, inputs)
 
 
-def _put_back(job: Job, batch: BatchRecord, again: Again) -> int:
-    count = job.workbench.batches.retry(batch, again)
-    job.session.tell("retry_rows", count=count, batch=batch.id)
-    return count
-
-
-def _default_output(sheet: Path) -> Path:
-    return Path(f"{sheet.stem}-results.xlsx")
-
-
 def _given(**values: Any) -> dict[str, Any]:
     """The settings of a batch that were named in the command line."""
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _batch_settings(settings: AppSettings) -> Settings:
+def _batch_settings(settings: AppSettings, output: Path) -> Settings:
     return Settings(
         concurrency=settings.concurrency,
         most=settings.most,
@@ -207,6 +224,7 @@ def _batch_settings(settings: AppSettings) -> Settings:
         retries=settings.retries,
         row_timeout=settings.row_timeout,
         lost_window=settings.lost_window,
+        output=str(output.absolute()),
     )
 
 
@@ -215,22 +233,31 @@ def _batch_settings(settings: AppSettings) -> Settings:
 
 def _start(job: Job, order: Order, base_url: str, *, new: bool) -> int:
     session, workbench = job.session, job.workbench
-    head = workbench.read_head(order.path, order.sheet_name)
+    head = workbench.read_head(order.path, order.sheet_name, order.header_row)
     assert job.key is not None
     app, info = run_loop(workbench.apps.register(base_url, job.key))
     _show_app(session, app, info)
     left = [] if new else workbench.batches.unfinished(app.id, workbench.digest(order.path), head.sheet_name)
     if left:
         return _offer_resume(job, left[0])
+    if not (may_replace(session, job.output, None, yes=job.yes) and (new or _may_run_again(job, order, app, head))):
+        session.tell("nothing_sent")
+        return OK
     draft_or_code = _check(job, order, app, info)
     if isinstance(draft_or_code, int):
         return draft_or_code
     draft = draft_or_code
-    if session.interactive and not job.yes and not _confirm(session, draft):
+    asked = session.interactive and not job.yes
+    if asked and not may_run(session, draft.report.rows, app.name, job.sample):
         workbench.discard(draft)
         session.tell("nothing_sent")
         return OK
     return _run_and_report(job, workbench.accept(draft), {})
+
+
+def _may_run_again(job: Job, order: Order, app: AppRecord, head: SheetHead) -> bool:
+    before = job.workbench.batches.finished(app, job.workbench.digest(order.path), head.sheet_name)
+    return may_run_again(job.session, before, yes=job.yes)
 
 
 def _show_app(session: Session, app: AppRecord, info: AppInfo) -> None:
@@ -254,8 +281,13 @@ def _offer_resume(job: Job, left: BatchSummary) -> int:
     counts = left.counts
     if session.interactive and not job.yes:
         session.tell("unfinished", batch=left.id, done=counts.done, total=counts.total)
-        if typer.confirm(session.say("ask_resume")):
+        if typer.confirm(session.say("ask_resume"), default=True):
+            if not job.named:
+                job.output = remembered_output(job.workbench.batches.find(left.id))
             return _resume(job, left.id, None, None, {})
+        session.tell("resume_declined")
+        session.tell("nothing_sent")
+        return OK
     raise UsageError("unfinished_batch", batch=left.id, done=counts.done, total=counts.total)
 
 
@@ -269,7 +301,9 @@ def _check(job: Job, order: Order, app: AppRecord, info: AppInfo) -> Draft | int
         show_mapping(session, draft)
         show_report(session, draft.report, problems)
     if draft.report.errors:
-        error = UsageError("checks_failed", errors=draft.report.errors, rows=draft.report.bad_rows)
+        rows = draft.report.bad_rows
+        code = "checks_failed" if rows else "checks_failed_set"
+        error = UsageError(code, errors=draft.report.errors, rows=rows)
         session.fail(error, **(report_json(session, draft.report, problems) if session.json else {}))
         return BAD_USE
     return draft
@@ -285,10 +319,6 @@ def _draft(job: Job, order: Order, app: AppRecord, info: AppInfo, problems: Prob
         )
 
 
-def _confirm(session: Session, draft: Draft) -> bool:
-    return typer.confirm(session.say("ask_run", rows=draft.report.rows, app=draft.batch.app.name), default=True)
-
-
 # ── an old batch ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -299,6 +329,9 @@ def _resume(job: Job, batch_id: str, sheet: Path | None, base_url: str | None, c
         raise UsageError("resume_other_sheet", batch=batch.id, sheet=batch.sheet_path, given=str(sheet))
     if base_url is not None and tidy_url(base_url) != batch.app.base_url:
         raise UsageError("resume_other_url", batch=batch.id, url=batch.app.base_url)
+    if not may_replace(job.session, job.output, batch.settings.output, yes=job.yes):
+        job.session.tell("nothing_sent")
+        return OK
     if batch.state not in UNFINISHED | IDLE:
         job.session.tell("already_done", batch=batch.id, state=job.session.say(f"batch_state.{batch.state.value}"))
         return _report(job, batch, None)
@@ -334,20 +367,49 @@ def _goes_on(job: Job, batch: BatchRecord, watched: Watched) -> bool:
     if watched.interrupted or watched.ending.cause is not None or not left or not done:
         return False
     tokens = round(watched.counts.tokens / done * left)
-    job.session.tell("sample_done", done=done, left=left, tokens=f"{tokens:,}", batch=batch.id)
+    job.session.tell(
+        "sample_done",
+        done=done,
+        left=left,
+        tokens=f"{tokens:,}",
+        batch=batch.id,
+        options=options_again(job.session, batch, job.output),
+    )
     return job.session.interactive and not job.yes and typer.confirm(job.session.say("ask_rest", rows=left))
+
+
+def _summary(job: Job, batch: BatchRecord, seconds: float, output: Path | None) -> dict[str, Any]:
+    batches = job.workbench.batches
+    return summary_json(batch, batches.counts(batch.id), batches.output_files(batch.id), seconds, output)
 
 
 def _report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:
     session, workbench = job.session, job.workbench
     batch = workbench.batches.find(batch.id)
-    workbench.export(batch, job.output, session.say)
+    trouble = _export(job, batch)
+    output = None if trouble else job.output
     counts = workbench.batches.counts(batch.id)
     seconds = watched.seconds if watched else 0.0
-    session.answer(summary_json(batch, counts, workbench.batches.output_files(batch.id), seconds, job.output))
+    summary = _summary(job, batch, seconds, output)
     if not session.json:
-        show_summary(session, workbench, batch, job.output, seconds)
+        show_summary(session, workbench, batch, output, seconds)
+    if trouble is not None:
+        session.fail(trouble, **summary)
+        session.tell(
+            "results_are_safe", folder=str(job.settings.data_dir), batch=batch.id, options=options_again(session, batch)
+        )
+        return NOT_WRITTEN
+    session.answer(summary)
     return _exit_code(batch, watched, counts.of(RowState.SUCCEEDED), counts.total, counts.done, sample=bool(job.sample))
+
+
+def _export(job: Job, batch: BatchRecord) -> UsageError | None:
+    """Write the results file, or say why it could not be: the rows have run all the same."""
+    try:
+        job.workbench.export(batch, job.output, job.session.say.raw)
+    except UsageError as error:
+        return error
+    return None
 
 
 def _exit_code(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rowmill.cli.given import options_again
 from rowmill.cli.watch import duration, reason_text
 from rowmill.domain.batch import UNFINISHED, RowState
 from rowmill.domain.mapping import column_letter
@@ -57,10 +58,14 @@ def show_mapping(session: Session, draft: Draft) -> None:
     empty = [spec.title for spec in draft.batch.form.fields if spec.variable not in fed]
     unused = [h for i, h in enumerate(headers) if i not in draft.batch.mapping.columns_used() and h]
     if empty:
-        session.tell("mapping_empty", fields=", ".join(empty))
+        session.tell("mapping_empty", fields=session.say.listed(empty))
     if unused:
-        session.tell("mapping_unused", columns=", ".join(unused[:20]) + (" …" if len(unused) > 20 else ""))  # noqa: PLR2004
-    session.tell("rows_checked", rows=draft.report.rows, blank=draft.report.blank)
+        session.tell("mapping_unused", columns=session.say.listed(unused[:20]) + (" …" if len(unused) > 20 else ""))  # noqa: PLR2004
+    for code, detail in draft.head.notes:
+        if code == "hidden_rows":
+            session.warn("hidden_rows", count=detail)
+    code = "rows_checked" if draft.report.blank else "rows_checked_all"
+    session.tell(code, rows=draft.report.rows, blank=draft.report.blank)
 
 
 def show_summary(
@@ -74,12 +79,12 @@ def show_summary(
             session.show(session.say("count_line", state=session.say(f"state.{state.value}"), count=f"{count:,}"))
     session.show(session.say("total_line", total=f"{counts.total:,}", tokens=f"{counts.tokens:,}"))
     if seconds:
-        session.show(session.say("time_line", time=duration(seconds)))
+        session.show(session.say("time_line", time=duration(session.say, seconds)))
     _show_causes(session, workbench, batch)
     if output is not None:
         session.show(session.say("results_at", path=str(output)))
     _show_files(session, *workbench.batches.output_files(batch.id), output)
-    _show_next(session, batch, counts)
+    _show_next(session, batch, counts, options_again(session, batch, output))
 
 
 def _show_files(session: Session, kept: int, lost: int, output: Path | None) -> None:
@@ -110,12 +115,12 @@ def _show_causes(session: Session, workbench: Workbench, batch: BatchRecord) -> 
         session.show(session.say("advice_line", advice=session.say(f"advice.{cause}")))
 
 
-def _show_next(session: Session, batch: BatchRecord, counts: Counts) -> None:
+def _show_next(session: Session, batch: BatchRecord, counts: Counts, options: str) -> None:
     if batch.state in UNFINISHED:
         if batch.reason and session.say.knows(f"advice.{batch.reason}"):
             session.show(session.say("advice_line", advice=session.say(f"advice.{batch.reason}")))
-        session.show(session.say("how_to_resume", batch=batch.id))
+        session.show(session.say("how_to_resume", batch=batch.id, options=options))
     if counts.of(RowState.FAILED, RowState.STOPPED):
-        session.show(session.say("how_to_retry", batch=batch.id))
+        session.show(session.say("how_to_retry", batch=batch.id, options=options))
     if counts.of(RowState.UNKNOWN):
-        session.show(session.say("how_to_resend", batch=batch.id))
+        session.show(session.say("how_to_resend", batch=batch.id, options=options))

@@ -9,7 +9,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Column
 
 from rowmill.domain.batch import RowState
 from rowmill.domain.errors import RowmillError
@@ -24,11 +26,18 @@ if TYPE_CHECKING:
     from rowmill.engine.batches import Engine
     from rowmill.engine.runner import Ending
     from rowmill.ports.store import BatchRecord
+    from rowmill.texts import Speech
     from rowmill.workbench import Workbench
 
 LOOK_EVERY = 0.25
-# Without a terminal the bar would be thousands of lines.
+# Without a terminal the bar would be thousands of lines: one now and then, and at each quarter.
 SAY_EVERY = 10.0
+LOOK_FOR_LINES_EVERY = 1.0
+QUARTERS = 4
+# Of the terminal's width: spinner, bar and the gaps between.
+BAR_WIDTH = 30
+BESIDE_LINE = 5
+NARROWEST_BAR = 5
 TERM_PATIENCE = 8.0
 
 _SHOWN_STATES = (
@@ -40,6 +49,9 @@ _SHOWN_STATES = (
     RowState.WAITING,
     RowState.RUNNING,
 )
+
+# The first row of each is news.
+_ENDS = (RowState.PARTIAL, RowState.FAILED, RowState.STOPPED, RowState.UNKNOWN)
 
 
 @dataclass(slots=True)
@@ -189,11 +201,10 @@ async def _shown(
 
 
 async def _bar(session: Session, workbench: Workbench, batch: BatchRecord) -> None:
-    columns = (
-        SpinnerColumn(),
-        BarColumn(bar_width=30),
-        TextColumn("{task.fields[line]}", markup=False),
-    )
+    bar = BarColumn(bar_width=BAR_WIDTH)
+    # One line whatever its length: a line that wraps would be drawn again and again.
+    line = TextColumn("{task.fields[line]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    columns = (SpinnerColumn(), bar, line)
     with Progress(*columns, console=session.side, transient=False, refresh_per_second=8) as progress:
         task = progress.add_task("", line="", total=None)
         speed = Speed()
@@ -219,42 +230,65 @@ def _note(speed: Speed, counts: Counts, before: float | None) -> None:
 
 
 def _draw(session: Session, counts: Counts, speed: Speed, progress: Progress, task: TaskID) -> None:
-    progress.update(task, total=counts.total, completed=counts.done, line=progress_line(session, counts, speed))
+    width = session.side.width
+    done = cell_len(f"{counts.done:,}/{counts.total:,}")
+    bar_width = max(NARROWEST_BAR, min(BAR_WIDTH, width - BESIDE_LINE - done))
+    for column in progress.columns:
+        if isinstance(column, BarColumn):
+            column.bar_width = bar_width
+    line = progress_line(session, counts, speed, width=width - bar_width - BESIDE_LINE)
+    progress.update(task, total=counts.total, completed=counts.done, line=line)
 
 
-def progress_line(session: Session, counts: Counts, speed: Speed) -> str:
-    """`120/300 · 118 succeeded · 2 failed · 3.1 rows/s · ETA 50–70 s · 41,200 tokens`."""
+def progress_line(session: Session, counts: Counts, speed: Speed, *, width: int | None = None) -> str:
+    """`120/300 · 118 succeeded · 2 failed · 3.1 rows/s · ETA 50–70 s · 41,200 tokens`. Where `width` is too small for
+    all of it, the tokens go first, then the time that is left, the speed, and at last the states."""
     now = asyncio.get_running_loop().time()
     states = [(counts.of(state), session.say(f"state.{state.value}")) for state in _SHOWN_STATES]
     parts = [f"{counts.done:,}/{counts.total:,}", *(f"{count:,} {name}" for count, name in states if count)]
     parts.append(session.say("progress.rate", rate=f"{speed.rate(now):.1f}"))
     eta = speed.eta(now, counts.total - counts.done)
     if eta is not None and counts.total > counts.done:
-        parts.append(session.say("progress.eta", soonest=duration(eta[0]), latest=duration(eta[1])))
+        soonest, latest = (duration(session.say, seconds) for seconds in eta)
+        code = "progress.eta" if soonest != latest else "progress.eta_one"
+        parts.append(session.say(code, soonest=soonest, latest=latest))
     if counts.tokens:
         parts.append(session.say("progress.tokens", tokens=f"{counts.tokens:,}"))
+    while width is not None and len(parts) > 1 and cell_len(" · ".join(parts)) > width:
+        parts.pop()
     return " · ".join(parts)
 
 
-def duration(seconds: float) -> str:
-    """`45s`, `12m`, `3h20m`."""
+def duration(say: Speech, seconds: float) -> str:
+    """`45 s`, `12 min`, `3 h 20 min`."""
     minutes = round(seconds / 60)
     if seconds < 90:  # noqa: PLR2004
-        return f"{round(seconds)}s"
-    return f"{minutes}m" if minutes < 90 else f"{minutes // 60}h{minutes % 60:02}m"  # noqa: PLR2004
+        return say("duration.seconds", seconds=round(seconds))
+    if minutes < 90:  # noqa: PLR2004
+        return say("duration.minutes", minutes=minutes)
+    return say("duration.hours", hours=minutes // 60, minutes=minutes % 60)
 
 
 async def _lines(session: Session, workbench: Workbench, batch: BatchRecord) -> None:
     """For logs and pipes: one line now and then. Programs get none."""
     if session.json:
         return
-    speed, before = Speed(), None
+    speed, before, told = Speed(), None, None
+    silent = 0.0
     while True:
         counts = await asyncio.to_thread(workbench.batches.counts, batch.id)
         _note(speed, counts, before)
         before = counts.done
-        session.side.print(progress_line(session, counts, speed), markup=False)
-        await asyncio.sleep(SAY_EVERY)
+        news = (_quarter(counts), [state for state in _ENDS if counts.of(state)])
+        if news != told or silent >= SAY_EVERY:
+            session.side.print(progress_line(session, counts, speed), markup=False)
+            told, silent = news, 0.0
+        await asyncio.sleep(LOOK_FOR_LINES_EVERY)
+        silent += LOOK_FOR_LINES_EVERY
+
+
+def _quarter(counts: Counts) -> int:
+    return counts.done * QUARTERS // counts.total if counts.total else 0
 
 
 def run_loop(main: Awaitable[Any]) -> Any:

@@ -15,6 +15,10 @@ from rowmill.ports.dify import AppInfo
 if TYPE_CHECKING:
     from rowmill.domain.verdict import Failure
 
+_ENDPOINTS = (
+    "/workflows/run", "/workflows/logs", "/chat-messages", "/completion-messages", "/files/upload", "/conversations",
+    "/messages", "/parameters", "/info", "/meta", "/site",
+)  # fmt: skip
 _DEADLINES = Deadlines(connect=10.0, answer=20.0)
 
 
@@ -22,6 +26,8 @@ async def probe(base_url: str, api_key: str) -> AppInfo:
     """Raises AppError: wrong address, wrong key, not published, a mode that cannot be run."""
     if not is_http_url(base_url):
         raise AppError("app_url_invalid", url=base_url)
+    if (better := _without_endpoint(base_url)) is not None:
+        raise AppError("app_url_is_endpoint", url=base_url, better=better)
     if not api_key.isascii() or not api_key.isprintable() or " " in api_key:
         raise AppError("app_key_malformed")
     async with DifyClient(base_url, api_key, deadlines=_DEADLINES) as client:
@@ -43,6 +49,13 @@ async def probe(base_url: str, api_key: str) -> AppInfo:
         description=str(info.get("description") or ""),
         system_limits=parameters.get("system_parameters") or {},
     )
+
+
+def _without_endpoint(base_url: str) -> str | None:
+    """Dify's API page shows the address of each call; what is wanted is what all of them begin with."""
+    plain = base_url.rstrip("/")
+    endpoint = next((end for end in _ENDPOINTS if plain.endswith(end)), None)
+    return plain.removesuffix(endpoint) if endpoint else None
 
 
 async def _mode(client: DifyClient, info: dict[str, Any]) -> Mode:
@@ -101,6 +114,8 @@ def _explain_parameters(base_url: str, info: dict[str, Any], failure: Failure) -
 
 def _explain_rest(base_url: str, failure: Failure) -> AppError:
     if failure.kind is FailureKind.NOT_SENT or failure.code == "reply_lost":
+        if failure.code == "tls_refused":
+            return AppError("app_tls_refused", url=base_url, detail=failure.message)
         return AppError("app_unreachable", url=base_url, reason=failure.code, detail=failure.message)
     if failure.code == "no_answer":
         return AppError("app_no_answer", url=base_url)

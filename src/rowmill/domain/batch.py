@@ -267,6 +267,8 @@ class Settings:
     max_rows: int | None = None
     max_price: str | None = None
     max_seconds: float | None = None
+    output: str | None = None
+    """where the results were to go: whoever goes on with the batch means the same file"""
 
     @classmethod
     def from_json(cls, known: dict[str, Any]) -> Settings:

@@ -16,13 +16,33 @@ class CellError:
 
 
 @dataclass(frozen=True, slots=True)
+class FormulaCell:
+    """A formula whose value is not in the file: no spreadsheet program has ever calculated it. `text` begins with =."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class JsonCell:
     """An object or list that came from a jsonl sheet."""
 
     value: dict[str, Any] | list[Any]
 
 
-Cell = str | bool | int | float | dt.datetime | dt.date | dt.time | dt.timedelta | CellError | JsonCell | None
+Cell = (
+    str
+    | bool
+    | int
+    | float
+    | dt.datetime
+    | dt.date
+    | dt.time
+    | dt.timedelta
+    | CellError
+    | FormulaCell
+    | JsonCell
+    | None
+)
 
 # Excel keeps 15 significant digits: a longer number in a cell is no longer the one that was typed.
 EXCEL_EXACT = 10**15
@@ -52,7 +72,7 @@ def as_text(cell: Cell) -> str:
             return cell.isoformat()
         case dt.timedelta():
             return _duration_text(cell)
-        case CellError():
+        case CellError() | FormulaCell():
             return cell.text
         case JsonCell():
             return json.dumps(cell.value, ensure_ascii=False)
@@ -89,6 +109,8 @@ def to_json(cell: Cell) -> Any:
             return {"$seconds": cell.total_seconds()}
         case CellError():
             return {"$error": cell.text}
+        case FormulaCell():
+            return {"$formula": cell.text}
         case JsonCell():
             return {"$json": cell.value}
         case _:
@@ -111,5 +133,7 @@ def from_json(value: Any) -> Cell:
             return dt.timedelta(seconds=inner)
         case "$error":
             return CellError(inner)
+        case "$formula":
+            return FormulaCell(inner)
         case _:
             return JsonCell(inner)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rowmill.domain.cell import is_empty
 from rowmill.domain.mapping import Feed, Mapping, column_letter
 from rowmill.domain.problem import Problem, Repair, Severity, repair_of
-from rowmill.domain.values import Finding, Reading, read_cell
+from rowmill.domain.values import Finding, Reading, look_at, read_cell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rowmill.domain.cell import Cell
     from rowmill.domain.form import Field, Form
@@ -43,6 +43,9 @@ class RowCheck:
         self._schema_check = schema_check
         self._listing = listing
         fields = {spec.variable: spec for spec in form.fields}
+        used = mapping.columns_used()
+        self._own = [column for column in range(len(headers)) if column not in used]
+        self._warned: set[tuple[str, int]] = set()
         self._columns = [(f, fields[f.variable], f.column) for f in mapping.feeds if f.column is not None]
         self._constants = {
             f.variable: self._read_constant(fields[f.variable], f) for f in mapping.feeds if f.column is None
@@ -71,6 +74,7 @@ class RowCheck:
             if not reading.absent:
                 inputs[feed.variable] = reading.value
             problems.extend(self._placed(finding, number, column, feed.variable) for finding in reading.findings)
+        problems.extend(self._own_columns(number, cells))
         return CheckedRow(inputs, tuple(problems))
 
     def problem(self, finding: Finding, number: int, variable: str) -> Problem:
@@ -80,7 +84,16 @@ class RowCheck:
             return Problem(finding.code, variable=variable, params=finding.params, severity=finding.severity)
         return self._placed(finding, number, column, variable)
 
-    def _placed(self, finding: Finding, number: int, column: int, variable: str) -> Problem:
+    def _own_columns(self, number: int, cells: Sequence[Cell]) -> Iterator[Problem]:
+        """What is carried through and not sent: worth one warning for each column."""
+        for column in self._own:
+            cell = cells[column] if column < len(cells) else None
+            finding = None if cell is None or type(cell) is str else look_at(cell)
+            if finding is not None and (finding.code, column) not in self._warned:
+                self._warned.add((finding.code, column))
+                yield self._placed(finding, number, column, None)
+
+    def _placed(self, finding: Finding, number: int, column: int, variable: str | None) -> Problem:
         return Problem(
             finding.code,
             row=number,
@@ -96,7 +109,7 @@ class RowCheck:
 class CheckReport:
     """What a whole check found. Holds the first problems and counts; the full list goes elsewhere as it appears."""
 
-    keep: int = 200
+    keep: int = 1000
     rows: int = 0
     blank: int = 0
     bad_rows: int = 0

@@ -13,12 +13,13 @@ RowmillError                    code + params; the text is made by rowmill.texts
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rowmill.domain.verdict import Failure
 
-Param = str | int | float | None
+Param = str | int | float | tuple[str, ...] | None
 
 
 class RowmillError(Exception):
@@ -68,3 +69,25 @@ class DifyFailureError(RowmillError):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.code, status=failure.status, message=failure.message)
         self.failure = failure
+
+
+# The text `detail.<name>` says what each means.
+_OS_DETAILS = {
+    errno.EACCES: "denied",
+    errno.EPERM: "denied",
+    errno.EROFS: "read_only",
+    errno.ENOSPC: "disk_full",
+    errno.EDQUOT: "disk_full",
+    errno.ENOENT: "not_there",
+    errno.ENOTDIR: "not_a_folder",
+    errno.EEXIST: "not_a_folder",
+    errno.EISDIR: "is_a_folder",
+    errno.ENAMETOOLONG: "name_too_long",
+    errno.EADDRINUSE: "address_in_use",
+    errno.EADDRNOTAVAIL: "address_not_here",
+}
+
+
+def os_detail(error: OSError) -> str:
+    """What the operating system refuses: the name of a text `detail.<name>`, else its own words."""
+    return _OS_DETAILS.get(error.errno or 0) or error.strerror or type(error).__name__

@@ -174,7 +174,7 @@ def _not_found(name: str, rivals: tuple[str, ...], near: tuple[str, ...], place:
 
 
 def _kind_refused(spec: Field, found: str) -> Misfit:
-    return ("file_kind_refused", {"found": found, "allowed": ", ".join(spec.file_types)})
+    return ("file_kind_refused", {"found": found, "allowed": spec.file_types})
 
 
 def _kind(spec: Field, ending: str) -> str | None:

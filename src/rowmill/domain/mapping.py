@@ -70,12 +70,16 @@ def make_mapping(
     """The mapping for a sheet. `asked` is field -> column (header or Excel letter), `constants` field -> text,
     `stamped` header -> variable from our own template. Raises MappingError for a field or column that is not there,
     a header that stands twice where it matters, and a required field that nothing feeds."""
-    _refuse_unknown_fields(form, [*(asked or {}), *(constants or {})])
+    names = [*(asked or {}), *(constants or {})]
+    _refuse_unknown_fields(form, names)
+    _refuse_twice(form, names)
     feeds = []
     for spec in form.fields:
         feed = _feed(form, spec, headers, asked or {}, constants or {}, stamped or {})
         if feed is not None:
             feeds.append(feed)
+        elif spec.required and spec.variable == QUERY:
+            raise MappingError("query_not_mapped", columns=_listed(headers))
         elif spec.required:
             raise MappingError(
                 "required_not_mapped", field=spec.title, variable=spec.variable, columns=_listed(headers)
@@ -87,6 +91,16 @@ def _refuse_unknown_fields(form: Form, names: list[str]) -> None:
     for name in names:
         if find_field(form, name) is None:
             raise MappingError("field_unknown", field=name, fields=_listed([f.variable for f in form.fields]))
+
+
+def _refuse_twice(form: Form, names: list[str]) -> None:
+    """One field by two of its names, or from a column and from a constant: only one of them could win."""
+    seen = set()
+    for name in names:
+        spec = find_field(form, name)
+        if spec is not None and spec.variable in seen:
+            raise MappingError("field_twice", field=spec.title)
+        seen.add(spec.variable if spec else name)
 
 
 def find_field(form: Form, name: str) -> Field | None:
@@ -195,10 +209,10 @@ def _letter_index(letters: str) -> int | None:
     return index - 1
 
 
-def _letters(indexes: list[int]) -> str:
-    return ", ".join(column_letter(i) for i in indexes)
+def _letters(indexes: list[int]) -> tuple[str, ...]:
+    return tuple(column_letter(i) for i in indexes)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> tuple[str, ...]:
     named = [name for name in names if name]
-    return ", ".join(named[:30]) + (" …" if len(named) > 30 else "")  # noqa: PLR2004
+    return (*named[:30], *(["…"] if len(named) > 30 else []))  # noqa: PLR2004

@@ -18,7 +18,7 @@ from typing import Any
 from rowmill.domain.pace_gate import Gate
 from rowmill.domain.pace_rate import Rate
 from rowmill.domain.pace_server import ServerPace
-from rowmill.domain.pace_signals import Kind, PaceLimits, Reason, ResponseMode, Sample, Start, Why
+from rowmill.domain.pace_signals import Kind, PaceLimits, Reason, ResponseMode, Sample, Start, Why, positive
 from rowmill.domain.pace_window import Trials, Window
 from rowmill.domain.response_mode import ModeChoice
 
@@ -122,8 +122,9 @@ class Pace:
         return start
 
     def accepted(self, start: Start, now: float) -> None:
-        """Its run has begun. `ended` does this too, for runs that never said so."""
-        if start.over or start.accepted_at is not None:
+        """Its run has begun: the first event that is no ping. Nothing is learned here in blocking mode, where only the
+        reply tells, nor from a second call."""
+        if start.over or start.accepted_at is not None or start.mode is BLOCKING:
             return
         self._windows[start.mode].accepted(start, now)
         self._trust(start, start.running - 1, now)
@@ -182,17 +183,19 @@ class Pace:
     def _follow_mode(self, before: ResponseMode, now: float) -> None:
         """The mode may have changed: the other window goes on from what this one had running."""
         if self._choice.mode is not before:
-            self._windows[self._choice.mode].enter(self._windows[before].running, now)
+            self._windows[self._choice.mode].enter(self._windows[before].queue.running, now)
 
     def _rejected(self, start: Start, sample: Sample, window: Window, now: float, jitter: float) -> None:
         self._trials.rejects.spend()
         self._gate.close(Kind.REJECT, now, sample.retry_after, jitter)
         if sample.quoted is not None:
             self.learn_limit(sample.quoted, start.mode)
-        elif self._rate.rejected(self.in_flight, start.at, now):
+        if sample.quoted is not None and sample.quoted <= self.in_flight:
+            return  # all is explained; below its own limit others use the app too
+        if self._rate.rejected(self.in_flight, start.at, now):
             window.pardon(now)
         else:
-            window.rejected(self.in_flight, now)
+            window.rejected(self.in_flight, now, self._gate.until - now)
 
     def learn_limit(self, quoted: int, mode: ResponseMode = STREAMING) -> None:
         """The app named its own limit of runs at once: never above it again, in the mode in which it was told. Dify
@@ -209,7 +212,11 @@ class Pace:
     def from_json(self, learned: dict[str, Any]) -> None:
         """Start from what a former process learned. The first row goes alone all the same."""
         for mode, window in self._windows.items():
-            if mode.value in learned.get("windows", {}):
-                window.from_json(learned["windows"][mode.value])
-        self._choice.from_json(learned.get("mode", {}))
-        self._rate.learned = learned.get("rate")
+            window.from_json(_part(_part(learned, "windows"), mode.value))
+        self._choice.from_json(_part(learned, "mode"))
+        self._rate.learned = positive(learned.get("rate"))
+
+
+def _part(learned: dict[str, Any], name: str) -> dict[str, Any]:
+    part = learned.get(name)
+    return part if isinstance(part, dict) else {}

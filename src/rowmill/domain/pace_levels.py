@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 STEPS_PER_DOUBLING = 3
 # Older runs count less and less: a level's memory is about so many runs …
-MEMORY = 120.0
+MEMORY = 200.0
 # … and no longer than this.
 STALE = 1200.0
 ENOUGH = 3.0

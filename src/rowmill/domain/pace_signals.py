@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class ResponseMode(StrEnum):
@@ -32,7 +34,7 @@ class Kind(StrEnum):
     UNKNOWN = "unknown"
     """sent, and no answer: the run may be alive"""
     LEFT = "left"
-    """no longer listened to, for reasons that tell nothing about the server"""
+    """over for reasons that tell nothing about the server's load: no longer listened to, or the row itself refused"""
 
 
 @dataclass(slots=True, eq=False)
@@ -124,3 +126,10 @@ class PaceLimits:
     def ceiling(self) -> int:
         """Never more at once than this."""
         return max(1, self.fixed if self.fixed is not None else self.most)
+
+
+def positive(value: Any) -> float | None:
+    """A number from a snapshot that a former process, perhaps an older version, has left; None for what is no use."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        return None
+    return float(value)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from rowmill.domain.pace_signals import ResponseMode
+from rowmill.domain.pace_signals import ResponseMode, positive
 
 STREAMING, BLOCKING = ResponseMode.STREAMING, ResponseMode.BLOCKING
 
@@ -168,6 +168,8 @@ class ModeChoice:
         return {"blocking": self.phase in (Phase.BLOCKING, Phase.CHECKING), "times": list(self._times)}
 
     def from_json(self, learned: dict[str, Any]) -> None:
-        self._times.extend(float(seconds) for seconds in learned.get("times", ()))
-        if self._fixed is None and self._may_block and learned.get("blocking") and self.is_short:
+        times = learned.get("times")
+        kept = (positive(seconds) for seconds in times) if isinstance(times, list) else ()
+        self._times.extend(seconds for seconds in kept if seconds is not None)
+        if self._fixed is None and self._may_block and learned.get("blocking") is True and self.is_short:
             self.phase = Phase.BLOCKING

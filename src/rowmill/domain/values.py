@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rowmill.domain.cell import EXCEL_EXACT, Cell, CellError, JsonCell, as_text, is_empty
+from rowmill.domain.cell import EXCEL_EXACT, Cell, CellError, FormulaCell, JsonCell, as_text, is_empty
 from rowmill.domain.files import placeholders, read_files
 from rowmill.domain.form import Field, FieldKind
 from rowmill.domain.problem import Severity
@@ -63,11 +63,22 @@ def read_cell(
         return _wrong("json_wrong", detail="nested too deeply")
 
 
+def look_at(cell: Cell) -> Finding | None:
+    """What is wrong with a cell that no field takes. In jsonl long numbers are whole, and then most are no float."""
+    if isinstance(cell, FormulaCell):
+        return Finding("formula_uncalculated", {"found": _short(cell.text)}, Severity.WARNING)
+    if type(cell) in (int, float) and EXCEL_EXACT <= abs(cell) < math.inf and float(cell) == cell:  # type: ignore[arg-type,operator]
+        return Finding("digits_lost", {"found": str(int(cell))}, Severity.WARNING)  # type: ignore[arg-type]
+    return None
+
+
 def _read_any(
     spec: Field, cell: Cell, schema_check: Callable[[str, Any], str | None] | None, listing: Listing | None
 ) -> Reading:
     if isinstance(cell, CellError):
         return _wrong("error_cell", found=cell.text)
+    if isinstance(cell, FormulaCell):
+        return _wrong("formula_uncalculated", found=_short(cell.text))
     if is_empty(cell):
         return _read_nothing(spec)
     if _is_damaged(spec, cell):
@@ -88,7 +99,7 @@ def _read_nothing(spec: Field) -> Reading:
         return _wrong("required_missing", kind=spec.kind.value)
     if spec.kind is FieldKind.SELECT and spec.default is not None and spec.options and spec.default not in spec.options:
         # Dify then puts its stored default in ("" in old apps) and refuses it: an option must be named.
-        return _wrong("select_needs_choice", options=", ".join(spec.options))
+        return _wrong("select_needs_choice", options=spec.options)
     return ABSENT
 
 
@@ -136,7 +147,7 @@ def _read_select(spec: Field, cell: Cell) -> Reading:
     near = next((o for o in spec.options if o.strip().casefold() == text.strip().casefold()), None)
     if near is not None:
         return _wrong("option_spelling", found=text, near=near)
-    return _wrong("option_unknown", found=_short(text), options=_short(", ".join(spec.options), 200))
+    return _wrong("option_unknown", found=_short(text), options=_some(spec.options))
 
 
 def _read_number(spec: Field, cell: Cell) -> Reading:
@@ -211,6 +222,17 @@ _READERS: dict[FieldKind, Callable[[Field, Cell], Reading]] = {
     FieldKind.NUMBER: _read_number,
     FieldKind.CHECKBOX: _read_checkbox,
 }
+
+
+def _some(options: tuple[str, ...], limit: int = 200) -> tuple[str, ...]:
+    """As many as a line holds."""
+    kept: list[str] = []
+    for option in options:
+        left = limit - sum(map(len, kept))
+        if len(option) > left:
+            return (*kept, "…" if kept else _short(option, limit))
+        kept.append(option)
+    return tuple(kept)
 
 
 def _short(text: str, limit: int = 60) -> str:

@@ -31,7 +31,7 @@ class SheetHead:
     other_sheets: tuple[str, ...] = ()
     stamp: Stamp | None = None
     notes: tuple[tuple[str, str], ...] = ()
-    """facts worth telling, as (code, detail): the encoding and separator that were found, …"""
+    """facts worth telling, as (code, detail): the encoding and separator that were found, hidden_rows, …"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,9 @@ class OpenSheet(Protocol):
 
 
 class SheetReader(Protocol):
-    def open(self, path: Path, sheet_name: str | None = None) -> OpenSheet:
-        """Raises SheetError with a code that says why, whatever bytes the file holds."""
+    def open(self, path: Path, sheet_name: str | None = None, *, header_row: int | None = None) -> OpenSheet:
+        """`header_row`: the row with the headers, 1 being the first; None: the first one that holds anything. Raises
+        SheetError with a code that says why, whatever bytes the file holds."""
         ...
 
 

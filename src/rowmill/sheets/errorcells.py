@@ -1,16 +1,20 @@
-"""Where a workbook's error values (#N/A …) are: calamine gives them as '', the same as an empty cell.
+"""Where a workbook's error values (#N/A …) are, and formulas without a value, as programs write them that cannot
+calculate: calamine gives both as '', the same as an empty cell.
 
-Runs in the child process only: the XML that is parsed here is a stranger's. A sheet without error cells costs one
-search for two short strings (0.14 s per million cells); XML is parsed only where they occur.
+Runs in the child process only: the XML that is parsed here is a stranger's. A sheet without such cells costs one
+search for a few short strings (0.14 s per million cells); XML is parsed only where they occur.
 """
 
 from __future__ import annotations
 
+import html
 import re
 import zipfile
+from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO
 from xml.parsers import expat
 
+from rowmill.domain.cell import CellError, FormulaCell
 from rowmill.domain.errors import SheetError
 from rowmill.sheets.kinds import blocks
 
@@ -18,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-# row -> column -> text, both from 0
-ErrorCells = dict[int, dict[int, str]]
+# row -> column -> cell, both from 0
+ErrorCells = dict[int, dict[int, CellError | FormulaCell]]
 
 XLSX_MARKS = (b't="e"', b"t='e'")
 ODS_MARKS = (b'value-type="error"', b"value-type='error'")
@@ -28,17 +32,30 @@ LONGEST_CELL = 1 << 16
 XLSX_CELL = re.compile(rb"""<(?:\w+:)?c\s([^<>]*?\bt=["']e["'][^<>]*)(?<!/)>(.*?)</(?:\w+:)?c>""", re.DOTALL)
 PLACE = re.compile(rb"""(?:^|\s)r=["']([A-Z]{1,3})(\d{1,7})["']""")
 VALUE = re.compile(rb"<(?:\w+:)?v>([^<]*)</")
+HIDDEN_ROW = re.compile(rb"""<(?:\w+:)?row\s[^<>]*\bhidden=["'](?:1|true)["'][^<>]*>""")
+ROW_NUMBER = re.compile(rb"""\sr=["'](\d{1,7})["']""")
 MOST_ERRORS = 2_000_000
+# The end of a formula cell without a value: <f>…</f></c>, <f>…</f><v/></c>, <f>…</f><v></v></c>, or <f …/> for one
+# whose text stands in another cell.
+# (Patterns that begin with a fixed text are found many times faster.)
+FORMULA_ENDS = tuple(
+    re.compile(start + rb"\s*(?:<(?:\w+:)?v\s*(?:/>|>\s*</(?:\w+:)?v>)\s*)?</(?:\w+:)?c>") for start in (rb"f>", rb"/>")
+)
+FORMULA_CELL = re.compile(rb"""<(?:\w+:)?c(\s[^<>]*)?>\s*<(?:\w+:)?f(?:\s[^<>]*)?(?:/>|>([^<]*)</)""")
+CELL_START = re.compile(rb"<(?:\w+:)?c[\s>]")
+# Its empty value is one: the formula gives an empty text.
+TEXT_RESULT = re.compile(rb"""\bt=["']str["']""")
 
 
 class _NoPlaceError(Exception):
     """A cell without its address: legal, and then only counting tells where it is."""
 
 
-def find_error_cells(path: Path, kind: str, sheet_index: int, sheet_name: str) -> ErrorCells:
+def find_error_cells(path: Path, kind: str, sheet_index: int, sheet_name: str) -> tuple[ErrorCells, set[int]]:
+    """The cells, and which rows (from 0) are hidden: by hand or by a filter. Of ods no hidden rows are found."""
     with zipfile.ZipFile(path) as archive:
         if kind == "ods":
-            return _in_ods(archive, sheet_name)
+            return _in_ods(archive, sheet_name), set()
         return _in_xlsx(archive, _sheet_part(archive, sheet_index))
 
 
@@ -50,24 +67,33 @@ def _in_ods(archive: zipfile.ZipFile, sheet_name: str) -> ErrorCells:
     return _walk(archive, part, OdsWalk(sheet_name))
 
 
-def _in_xlsx(archive: zipfile.ZipFile, part: str) -> ErrorCells:
+def _in_xlsx(archive: zipfile.ZipFile, part: str) -> tuple[ErrorCells, set[int]]:
     found: ErrorCells = {}
+    hidden: set[int] = set()
     try:
         with archive.open(part) as file:
-            for window in _windows_with(file, XLSX_MARKS):  # type: ignore[arg-type]
-                _collect(window, found)
+            for window in _windows(file):  # type: ignore[arg-type]
+                if b"hidden=" in window:
+                    hidden.update(int(row[1]) - 1 for row in map(ROW_NUMBER.search, HIDDEN_ROW.findall(window)) if row)
+                if XLSX_MARKS[0] in window or XLSX_MARKS[1] in window:
+                    _collect(window, found)
+                if b"f>" in window or b"<f" in window:
+                    _collect_formulas(window, found)
     except _NoPlaceError:
-        return _walk(archive, part, XlsxWalk())
-    return found
+        return _walk(archive, part, XlsxWalk()), hidden
+    return found, hidden
 
 
 def _windows_with(file: BinaryIO, marks: tuple[bytes, bytes]) -> Iterator[bytes]:
-    """Pieces of the file that hold one of the marks; pieces overlap so that no cell is seen only in halves."""
+    return (window for window in _windows(file) if marks[0] in window or marks[1] in window)
+
+
+def _windows(file: BinaryIO) -> Iterator[bytes]:
+    """Pieces of the file that overlap, so that no cell is seen only in halves."""
     tail = b""
     for block in blocks(file):
         window = tail + block
-        if marks[0] in window or marks[1] in window:
-            yield window
+        yield window
         tail = window[-LONGEST_CELL:]
 
 
@@ -81,6 +107,36 @@ def _collect(window: bytes, found: ErrorCells) -> None:
             _note(found, int(place[2]) - 1, _column(place[1]), value[1].decode("utf-8", "replace"))
 
 
+def _collect_formulas(window: bytes, found: ErrorCells) -> None:
+    for end in chain.from_iterable(pattern.finditer(window) for pattern in FORMULA_ENDS):
+        start = _last(CELL_START, window, max(0, end.start() - LONGEST_CELL), end.start())
+        cell = FORMULA_CELL.match(window, start, end.end()) if start is not None else None
+        # Without a match its beginning lies before this window: the window before has seen it whole.
+        if cell is None or TEXT_RESULT.search(cell[1] or b""):
+            continue
+        place = PLACE.search(cell[1] or b"")
+        if not place:
+            raise _NoPlaceError
+        text = html.unescape((cell[2] or b"").decode("utf-8", "replace"))
+        found.setdefault(int(place[2]) - 1, {})[_column(place[1])] = _formula(text)
+
+
+def _last(pattern: re.Pattern[bytes], window: bytes, start: int, end: int) -> int | None:
+    """Where the last match before `end` begins; a cell is short, so it is looked for from behind."""
+    for reach in (200, 2_000, end - start):
+        found = None
+        for match in pattern.finditer(window, max(start, end - reach), end):
+            found = match.start()
+        if found is not None:
+            return found
+    return None
+
+
+def _formula(text: str) -> FormulaCell:
+    """A formula that shares its text with another cell is shown as `=…`."""
+    return FormulaCell(f"={text.strip() or '…'}")
+
+
 def _column(letters: bytes) -> int:
     number = 0
     for letter in letters:
@@ -89,7 +145,7 @@ def _column(letters: bytes) -> int:
 
 
 def _note(found: ErrorCells, row: int, column: int, text: str) -> None:
-    found.setdefault(row, {})[column] = text.strip()
+    found.setdefault(row, {})[column] = CellError(text.strip())
 
 
 def _entry(archive: zipfile.ZipFile, wanted: str) -> str:
@@ -150,7 +206,9 @@ class XlsxWalk(_Walk):
     def __init__(self) -> None:
         super().__init__()
         self.row = self.column = -1
-        self.is_error = False
+        self.is_error = self.is_text = False
+        self.formula: str | None = None
+        self.value = ""
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         match _local(name):
@@ -161,13 +219,25 @@ class XlsxWalk(_Walk):
                 place = re.match(r"[A-Z]+", attributes.get("r", ""))
                 self.column = _column(place[0].encode()) if place else self.column + 1
                 self.is_error = attributes.get("t") == "e"
-            case "v" if self.is_error:
+                self.is_text = attributes.get("t") == "str"
+                self.formula, self.value = None, ""
+            case "v" | "f":
                 self.text = []
 
     def end(self, name: str) -> None:
-        if self.text is not None and _local(name) == "v":
-            _note(self.found, self.row, self.column, "".join(self.text))
-            self.text = None
+        match _local(name):
+            case "v":
+                self.value = self._taken()
+            case "f":
+                self.formula = self._taken()
+            case "c" if self.is_error and self.value:
+                _note(self.found, self.row, self.column, self.value)
+            case "c" if self.formula is not None and not self.value and not self.is_text:
+                self.found.setdefault(self.row, {})[self.column] = _formula(self.formula)
+
+    def _taken(self) -> str:
+        text, self.text = "".join(self.text or []), None
+        return text
 
 
 class OdsWalk(_Walk):

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import xlsxwriter
+from xlsxwriter.exceptions import FileCreateError
 from xlsxwriter.worksheet import Worksheet
 
 if TYPE_CHECKING:
@@ -51,6 +52,15 @@ def new_workbook(draft: Draft) -> Any:
 
 def new_sheet(book: Any, name: str) -> Any:
     return book.add_worksheet(name, worksheet_class=TextSheet)
+
+
+def close_workbook(book: Any) -> None:
+    """Raises OSError where XlsxWriter puts one into an exception of its own."""
+    try:
+        book.close()
+    except FileCreateError as error:
+        inner = error.args[0] if error.args else None
+        raise (inner if isinstance(inner, OSError) else OSError(str(error))) from None
 
 
 def drop_workbook(book: Any) -> None:

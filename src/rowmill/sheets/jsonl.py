@@ -84,7 +84,7 @@ class OpenJsonLines:
             row = FIRST_ROW
             while line := file.readline(longest):
                 if len(line) == longest:
-                    raise SheetError("jsonl_line_too_long", row=row, limit=longest)
+                    raise SheetError("jsonl_line_too_long", line=_line(row), limit=longest)
                 yield row, line.removeprefix(codecs.BOM_UTF8) if row == FIRST_ROW else line
                 row += 1
 
@@ -93,10 +93,22 @@ def _item(row: int, line: bytes) -> dict[str, Any]:
     try:
         item = json.loads(line, parse_constant=_refuse) if MANY_DIGITS.search(line) else orjson.loads(line)
     except (ValueError, RecursionError) as error:
-        raise SheetError("jsonl_bad_line", row=row, detail=str(error)[:200]) from error
+        raise SheetError("jsonl_bad_line", line=_line(row), detail=_detail(error)) from error
     if not isinstance(item, dict):
-        raise SheetError("jsonl_bad_line", row=row, detail="not an object")
+        raise SheetError("jsonl_bad_line", line=_line(row), detail="not_an_object")
     return item
+
+
+def _line(row: int) -> int:
+    """As an editor counts: people look for what is wrong in the file, not in a table."""
+    return row - FIRST_ROW + 1
+
+
+def _detail(error: ValueError | RecursionError) -> str:
+    """The parser's words; it counts lines within the one line that it was given."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} ({error.colno})"
+    return "too_deep" if isinstance(error, RecursionError) else str(error)[:200]
 
 
 def _refuse(constant: str) -> NoReturn:

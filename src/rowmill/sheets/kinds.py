@@ -7,7 +7,7 @@ import zipfile
 from enum import StrEnum
 from typing import TYPE_CHECKING, BinaryIO
 
-from rowmill.domain.errors import SheetError
+from rowmill.domain.errors import SheetError, os_detail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +81,7 @@ def _check_file(path: Path, limits: Limits) -> None:
 
 
 def unreadable(path: Path, error: OSError) -> SheetError:
-    return SheetError("sheet_unreadable", path=str(path), detail=error.strerror or "")
+    return SheetError("sheet_unreadable", path=str(path), detail=os_detail(error))
 
 
 def blocks(file: BinaryIO) -> Iterator[bytes]:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rowmill.domain.cell import Cell
-    from rowmill.sheets.errorcells import ErrorCells
 
 # JSON numbers beyond this would need more than 64 bits: they travel as floats and become int at the other end.
 WIRE_INT = 2.0**63
@@ -44,6 +43,7 @@ class Request:
     path: str
     kind: str
     sheet_name: str | None
+    header_row: int | None
     max_columns: int
     max_rows: int
     cell_chars: int
@@ -92,12 +92,21 @@ def _table(request: Request) -> Iterator[bytes]:
     names = _offered(book, imprint)
     name = _chosen(book, names, request.sheet_name)
     grid = Grid(book, name, request)
-    number, header = find_header(grid.records())
-    width = table_width(header, grid.records())
+    number, header = find_header(grid.records(), request.header_row)
+    width = table_width(header, grid.records(after=number))
+    hidden = sum(number <= row < grid.rows for row in grid.hidden)
     others = [other for other in names if other != name]
     stamp = {"form_digest": imprint.stamp.form_digest, "columns": imprint.stamp.columns} if imprint else None
     yield orjson.dumps(
-        {"head": {"sheet": name, "headers": headers_of(header, width), "others": others, "stamp": stamp}}
+        {
+            "head": {
+                "sheet": name,
+                "headers": headers_of(header, width),
+                "others": others,
+                "stamp": stamp,
+                "hidden": hidden,
+            }
+        }
     )
     weighed = ((_text_size(record), record) for record in grid.records(after=number))
     for rows in in_lists(rows_to_keep(weighed, width), number + 1):
@@ -143,7 +152,7 @@ def _chosen(book: calamine.CalamineWorkbook, offered: list[str], wanted: str | N
         return wanted
     alike = [name for name in offered if _loosely(name) == _loosely(wanted)]
     if not alike:
-        raise SheetError("sheet_name_unknown", name=wanted, available=", ".join(offered))
+        raise SheetError("sheet_name_unknown", name=wanted, available=tuple(offered))
     return alike[0]
 
 
@@ -162,22 +171,31 @@ class Grid:
             raise SheetError("sheet_empty")
         _check_size(end, request)
         self.before: list[Cell] = [None] * start[1]
+        self.rows, self.width = end[0] + 1, end[1] + 1
         path = Path(request.path)
-        self.errors: ErrorCells = find_error_cells(path, request.kind, book.sheet_names.index(name), name)
+        self.errors, self.hidden = find_error_cells(path, request.kind, book.sheet_names.index(name), name)
+        if max(self.errors, default=0) >= request.max_rows:
+            raise SheetError("sheet_too_many_rows", found=max(self.errors) + 1, limit=request.max_rows)
         self.to_cell = _ods_cell if request.kind == "ods" else _cell
 
     def records(self, after: int = 0) -> Iterator[list[Cell]]:
         """All rows below the one with number `after`."""
         to_cell = self.to_cell
+        index = -1
         for index, values in enumerate(self.sheet.iter_rows()):
-            if index < after:
-                continue
-            record = self.before + [to_cell(value) for value in values]
-            for column, text in self.errors.get(index, {}).items():
-                if column < len(record):
-                    record[column] = CellError(text)
-            self._check_cells(index, record)
-            yield record
+            if index >= after:
+                yield self._marked(index, self.before + [to_cell(value) for value in values])
+        # calamine ends where the last value is: below it there can be formulas without one.
+        for below in range(index + 1, max(self.errors, default=-1) + 1):
+            if below >= after:
+                yield self._marked(below, [None] * self.width)
+
+    def _marked(self, index: int, record: list[Cell]) -> list[Cell]:
+        for column, cell in self.errors.get(index, {}).items():
+            if column < len(record):
+                record[column] = cell
+        self._check_cells(index, record)
+        return record
 
     def _check_cells(self, index: int, record: list[Cell]) -> None:
         if _text_size(record) <= self.cell_chars:

@@ -29,11 +29,15 @@ def is_blank(record: Sequence[Cell]) -> bool:
     return all(map(is_empty, record))
 
 
-def find_header(records: Iterator[Record]) -> tuple[int, Record]:
-    """The first row that holds anything and its number, the first row of the sheet being 1."""
+def find_header(records: Iterator[Record], wanted: int | None = None) -> tuple[int, Record]:
+    """The first row that holds anything, or the wanted one, and its number, the first row of the sheet being 1."""
     for number, record in enumerate(records, start=1):
-        if not is_blank(record):
+        if number == wanted if wanted is not None else not is_blank(record):
+            if is_blank(record):
+                break
             return number, record
+    if wanted is not None:
+        raise SheetError("header_row_empty", row=wanted)
     raise SheetError("sheet_empty")
 
 

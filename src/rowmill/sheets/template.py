@@ -14,6 +14,7 @@ from rowmill.sheets.excel import (
     MAX_ROWS,
     MAX_UNITS,
     clean,
+    close_workbook,
     cut,
     drop_workbook,
     new_sheet,
@@ -144,7 +145,7 @@ class _Template:
         except BaseException:
             drop_workbook(self.book)
             raise
-        self.book.close()
+        close_workbook(self.book)
 
     def _write_rows_sheet(self) -> None:
         sheet = new_sheet(self.book, self.rows_name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from itertools import islice
 from typing import TYPE_CHECKING, TextIO
 
 from rowmill.domain.errors import SheetError
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 SEPARATORS = (",", ";", "\t", "|")
 NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+SEP_LINE = re.compile(r"\ufeff?\"?sep=(\\t|[^\w\"\r\n])\"?[,;\t|]*\r?\n?", re.IGNORECASE)
+SEP_CHARS = 64
 SNIFF_CHARS = 1 << 18
 SNIFF_RECORDS = 50
 
@@ -37,18 +41,25 @@ class OpenText:
     """A csv file; opened anew for each pass, so nothing is held between them."""
 
     def __init__(
-        self, path: Path, limits: Limits, *, encoding: str | None = None, separator: str | None = None
+        self,
+        path: Path,
+        limits: Limits,
+        *,
+        encoding: str | None = None,
+        separator: str | None = None,
+        header_row: int | None = None,
     ) -> None:
         # A setting of the whole process: only ever raised, our own limit is checked per cell.
         csv.field_size_limit(max(csv.field_size_limit(), limits.text_cell_chars))
         self._path = path
         self._limits = limits
         self._encoding = find_encoding(path, encoding)
-        self._separator = separator or self._find_separator()
-        self._number, header = find_header(self._records())
+        self._told = self._first_line_tells()
+        self._separator = self._told or separator or self._find_separator()
+        self._number, header = find_header(self._records(), header_row)
         if used_width(header) > limits.max_columns:
             raise SheetError("sheet_too_many_columns", found=used_width(header), limit=limits.max_columns)
-        width = table_width(header, self._records())
+        width = table_width(header, islice(self._records(), self._number, None))
         notes = (("encoding", self._encoding), ("separator", NAMES.get(self._separator, self._separator)))
         self._head = SheetHead(path.stem, headers_of(header, width), notes=notes)
 
@@ -74,11 +85,19 @@ class OpenText:
     def _records(self) -> Iterator[list[str]]:
         try:
             with self._path.open(encoding=self._encoding, newline="") as file:
+                if self._told:
+                    file.readline()
                 yield from _Records(file, self._separator, self._limits)
         except UnicodeError as error:
             raise SheetError("csv_encoding_wrong", encoding=self._encoding) from error
         except OSError as error:
             raise unreadable(self._path, error) from error
+
+    def _first_line_tells(self) -> str | None:
+        """Excel's own first line `sep=;`. Excel does not show it: the line under it is row 1."""
+        with self._path.open(encoding=self._encoding, newline="") as file:
+            match = SEP_LINE.fullmatch(file.readline(SEP_CHARS))
+        return match[1].replace("\\t", "\t") if match else None
 
     def _find_separator(self) -> str:
         with self._path.open(encoding=self._encoding, newline="") as file:

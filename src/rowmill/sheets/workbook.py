@@ -33,8 +33,10 @@ OUT_OF_MEMORY = (-signal.SIGABRT, -signal.SIGKILL)
 class OpenWorkbook:
     """Rows come over a pipe as they are asked for: the child waits when nobody reads, so neither side piles up."""
 
-    def __init__(self, path: Path, kind: Kind, sheet_name: str | None, limits: Limits) -> None:
-        self._child = _Child(path, kind, sheet_name, limits)
+    def __init__(
+        self, path: Path, kind: Kind, sheet_name: str | None, limits: Limits, *, header_row: int | None = None
+    ) -> None:
+        self._child = _Child(path, kind, sheet_name, limits, header_row)
         self._messages = self._child.messages()
         try:
             self._head = _head(next(self._messages)["head"])
@@ -61,11 +63,11 @@ class OpenWorkbook:
 class _Child:
     """The process and its pipe. Ended for good by `end`, by an error, or when nothing refers to it any more."""
 
-    def __init__(self, path: Path, kind: Kind, sheet_name: str | None, limits: Limits) -> None:
+    def __init__(self, path: Path, kind: Kind, sheet_name: str | None, limits: Limits, header_row: int | None) -> None:
         self.limits = limits
         command = [sys.executable, "-P", "-s", "-B", "-m", "rowmill.sheets.reader_child"]
         self.process = subprocess.Popen(  # noqa: S603 - our own module, no shell
-            [*command, _request(path, kind, sheet_name, limits)],
+            [*command, _request(path, kind, sheet_name, limits, header_row)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             # What a crashing parser says may hold cells of the sheet, and tells a user nothing.
@@ -82,7 +84,8 @@ class _Child:
             message: dict[str, Any] = orjson.loads(line)
             if "error" in message:
                 self.end()
-                raise SheetError(message["error"], **message["params"])
+                params = message["params"].items()
+                raise SheetError(message["error"], **{k: tuple(v) if isinstance(v, list) else v for k, v in params})
             if "end" in message:
                 return
             yield message
@@ -124,12 +127,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.stdout.close()
 
 
-def _request(path: Path, kind: Kind, sheet_name: str | None, limits: Limits) -> str:
+def _request(path: Path, kind: Kind, sheet_name: str | None, limits: Limits, header_row: int | None) -> str:
     return json.dumps(
         {
             "path": str(path.absolute()),
             "kind": kind.value,
             "sheet_name": sheet_name,
+            "header_row": header_row,
             "max_columns": limits.max_columns,
             "max_rows": limits.max_rows,
             "cell_chars": limits.cell_chars,
@@ -147,7 +151,8 @@ def _environment() -> dict[str, str]:
 
 def _head(facts: dict[str, Any]) -> SheetHead:
     stamp = Stamp(**facts["stamp"]) if facts["stamp"] else None
-    return SheetHead(facts["sheet"], tuple(facts["headers"]), tuple(facts["others"]), stamp)
+    notes = (("hidden_rows", str(facts["hidden"])),) if facts["hidden"] else ()
+    return SheetHead(facts["sheet"], tuple(facts["headers"]), tuple(facts["others"]), stamp, notes)
 
 
 def _cells(values: list[Any]) -> tuple[Cell, ...]:

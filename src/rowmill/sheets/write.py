@@ -9,7 +9,7 @@ take for the end of the file, becomes its symbol ␀ (U+2400); xlsx keeps it, as
 from __future__ import annotations
 
 import csv
-import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rowmill.domain.cell import as_text
@@ -17,6 +17,7 @@ from rowmill.domain.errors import SheetError
 from rowmill.ports.sheets import Words
 from rowmill.sheets.draft import Draft
 from rowmill.sheets.excel import clean
+from rowmill.sheets.guard import guarded
 from rowmill.sheets.write_xlsx import XlsxWriter
 
 if TYPE_CHECKING:
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
     from rowmill.domain.cell import Cell
     from rowmill.ports.sheets import ResultWriter
-
-# What a spreadsheet takes for the beginning of a formula, also after it has turned full-width signs into plain ones.
-FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
-PLAIN_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 def open_writer(
@@ -66,7 +63,8 @@ class CsvWriter:
         self._draft.finish()
 
     def abandon(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk refuses what is still in the buffer
+            self._file.close()
         self._draft.abandon()
 
     def _text(self, cell: Cell) -> str:
@@ -74,13 +72,6 @@ class CsvWriter:
         if self._guard and not isinstance(cell, int | float):
             return guarded(text)
         return text
-
-
-def guarded(text: str) -> str:
-    """The text with `'` before it if a spreadsheet would run it."""
-    if text.startswith(FORMULA_STARTS) and not PLAIN_NUMBER.fullmatch(text):
-        return f"'{text}"
-    return text
 
 
 class JsonLinesWriter:
@@ -99,5 +90,6 @@ class JsonLinesWriter:
         self._draft.finish()
 
     def abandon(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk refuses what is still in the buffer
+            self._file.close()
         self._draft.abandon()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import unicodedata
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -18,6 +20,7 @@ from rowmill.sheets.excel import (
     MAX_UNITS,
     PIECE_UNITS,
     clean,
+    close_workbook,
     drop_workbook,
     new_sheet,
     new_workbook,
@@ -49,6 +52,12 @@ ENGLISH = {
 }
 
 
+# Widths of columns, in characters, by the first rows.
+NARROWEST, WIDEST = 10, 60
+MEASURED_ROWS = 100
+RESULT_TEXTS = tuple(ENGLISH)
+
+
 class XlsxWriter:
     """Continues in further sheets when one is full; texts too long for a cell go to a sheet of their own."""
 
@@ -65,23 +74,33 @@ class XlsxWriter:
         long_name = sheet_title(say["results.long_sheet"], "Long texts")
         self._long = _LongTexts(self._draft.folder, long_name, say, taken=self._name)
         self._sheets = 0
+        self._widths = [_width(header) for header in self._headers]
+        self._measured = 0
         self._start_sheet()
 
     def write(self, cells: Iterable[Cell]) -> None:
         if self._row == MAX_ROWS:
             self._start_sheet()
+        measuring = self._measured < MEASURED_ROWS
         for column, cell in enumerate(cells):
             if cell is not None:
                 self._put(column, cell)
+                if measuring and column < len(self._widths):
+                    self._widths[column] = max(self._widths[column], _width(as_text(cell)))
+        self._measured += measuring
         self._row += 1
 
     def finish(self) -> None:
+        for sheet in self._book.worksheets():
+            for column, width in enumerate(self._widths):
+                sheet.set_column(column, column, max(NARROWEST, min(WIDEST, width + 1)))
         self._long.add_to(self._book, self._bold)
-        self._book.close()
+        close_workbook(self._book)
         self._draft.finish()
 
     def abandon(self) -> None:
-        self._long.close()
+        with suppress(OSError):
+            self._long.close()
         drop_workbook(self._book)
         self._draft.abandon()
 
@@ -166,6 +185,16 @@ class _LongTexts:
         for column, key in enumerate(("row", "column", "part", "text")):
             sheet.write_string(0, column, self._say[f"results.long_{key}"], bold)
         return sheet
+
+
+def _width(text: str) -> int:
+    """Of the longest line, in characters; Chinese ones are twice as wide. Beyond the widest column nobody looks."""
+    lines = text[:2000].splitlines()
+    return max((len(line) if line.isascii() else sum(map(_cell_width, line[:WIDEST])) for line in lines), default=0)
+
+
+def _cell_width(char: str) -> int:
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 def _pieces(text: str) -> Iterator[str]:

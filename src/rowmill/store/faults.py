@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
-from rowmill.domain.errors import StoreError
+from rowmill.domain.errors import StoreError, os_detail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,4 +63,4 @@ def code_of(error: Exception) -> str:
 def _detail(error: Exception) -> str:
     """The driver's words only: SQLAlchemy's own would quote the parameters, and with them the users' data."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    return str(cause)[:300]
+    return os_detail(cause) if isinstance(cause, OSError) else str(cause)[:300]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from rowmill.domain.errors import StoreError
+from rowmill.domain.errors import StoreError, os_detail
 from rowmill.store.faults import as_store_errors
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _read_key_file(path: Path) -> bytes:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise StoreError("secret_key_bad", source=str(path), detail=error.strerror) from error
+        raise StoreError("secret_key_bad", source=str(path), detail=os_detail(error)) from error
     try:
         return _read_key(text.decode("ascii"), str(path))
     except UnicodeDecodeError:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import string
 from functools import lru_cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 LANGUAGES = ("en", "zh")
 
@@ -31,7 +32,20 @@ class Speech:
         text = self._texts.get(code)
         if text is None:
             return f"{code} {params}" if params else code
-        return text.format_map(_Gaps(params))
+        return _FILLER.vformat(text, (), {name: self._shown(value) for name, value in params.items()})
+
+    def listed(self, names: Iterable[object]) -> str:
+        """A list inside a sentence: `a, b` or `a、b`."""
+        return self._texts["list.comma"].join(map(str, names))
+
+    def _shown(self, value: object) -> object:
+        if value is None:
+            return ""
+        return self.listed(value) if isinstance(value, tuple | list) else value
+
+    def raw(self, code: str) -> str:
+        """The text with its parameters still in it, for whoever fills them in."""
+        return self._texts.get(code, code)
 
     def knows(self, code: str) -> bool:
         return code in self._texts
@@ -41,12 +55,21 @@ class Speech:
         return {code: text for code, text in self._texts.items() if code.startswith(prefix)}
 
 
-class _Gaps(dict[str, object]):
-    def __init__(self, params: Mapping[str, object]) -> None:
-        super().__init__({name: "" if value is None else value for name, value in params.items()})
+class _Filler(string.Formatter):
+    """A parameter that is not given leaves a gap. `{count:row|rows}` is the word that fits the number `count`."""
 
-    def __missing__(self, name: str) -> str:
-        return ""
+    def get_value(self, key: int | str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        del args
+        return kwargs.get(str(key), "")
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        one, bar, many = format_spec.partition("|")
+        if bar:
+            return one if str(value) == "1" else many
+        return super().format_field(value, format_spec)
+
+
+_FILLER = _Filler()
 
 
 def language(environ: Mapping[str, str], asked: str | None = None) -> str:

@@ -34,11 +34,12 @@ class Workbench:
     def write_template(self, info: AppInfo, path: Path, words: Words) -> None:
         """The workbook to be filled in. Raises UsageError where it cannot be written."""
         results.check_target(path)
-        self._tools.write_template(info.form, path, words, app_name=info.name)
+        with results.writing(path, "template_not_written"):
+            self._tools.write_template(info.form, path, words, app_name=info.name)
 
-    def read_head(self, path: Path, sheet_name: str | None = None) -> SheetHead:
+    def read_head(self, path: Path, sheet_name: str | None = None, header_row: int | None = None) -> SheetHead:
         """The headers of a sheet. Raises SheetError."""
-        return drafts.read_head(self._tools, path, sheet_name)
+        return drafts.read_head(self._tools, path, sheet_name, header_row)
 
     def digest(self, path: Path) -> str:
         return drafts.digest_of(path)
@@ -58,9 +59,11 @@ class Workbench:
         """Nothing of the draft is kept."""
         self._tools.store.drop_batch(draft.batch.id)
 
-    def export(self, batch: BatchRecord, path: Path, words: Callable[[str], str]) -> int:
+    def export(
+        self, batch: BatchRecord, path: Path, words: Callable[[str], str], *, raw: bool = False
+    ) -> results.Exported:
         """See results.export. While the batch runs, too."""
-        return results.export(self._tools, batch, path, words)
+        return results.export(self._tools, batch, path, words, raw=raw)
 
     def close(self) -> None:
         self._tools.store.close()

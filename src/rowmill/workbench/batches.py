@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rowmill.domain.batch import BatchMove, BatchState, RowState
+from rowmill.domain.batch import UNFINISHED, BatchMove, BatchState, RowState
 from rowmill.domain.errors import IllegalMoveError, MappingError, UsageError
 from rowmill.domain.mapping import find_field
 from rowmill.domain.problem import Severity
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rowmill.engine.batches import Engine
     from rowmill.engine.runner import Ending
     from rowmill.ports.dify import AppInfo
-    from rowmill.ports.store import Again, BatchRecord, BatchSummary
+    from rowmill.ports.store import Again, AppRecord, BatchRecord, BatchSummary
     from rowmill.workbench.apps import Apps
     from rowmill.workbench.tools import Tools
 
@@ -49,7 +49,7 @@ class Batches:
         """A batch by its id or the first letters of it. Raises UsageError."""
         ids = self._tools.store.find_batch_ids(batch_id)
         if len(ids) > 1 and batch_id not in ids:
-            raise UsageError("batch_ambiguous", batch=batch_id, found=", ".join(ids[:10]))
+            raise UsageError("batch_ambiguous", batch=batch_id, found=tuple(ids[:10]))
         batch = self._tools.store.batch(batch_id if batch_id in ids else ids[0]) if ids else None
         if batch is None:
             raise UsageError("batch_unknown", batch=batch_id)
@@ -58,6 +58,28 @@ class Batches:
     def unfinished(self, app_id: str, sheet_digest: str, sheet_name: str) -> list[BatchSummary]:
         """Batches of the same sheet on the same app that have not come to their end."""
         return self._tools.store.unfinished(app_id, sheet_digest, sheet_name)
+
+    def finished(self, app: AppRecord, sheet_digest: str, sheet_name: str) -> BatchSummary | None:
+        """The newest batch that has run the same sheet on the same app to its end."""
+        for summary in self.all():
+            if summary.state in UNFINISHED or summary.base_url != app.base_url:
+                continue
+            batch = self._tools.store.batch(summary.id)
+            if batch is None or batch.app.id != app.id or not summary.counts.done:
+                continue
+            if (batch.sheet_digest, batch.sheet_name) == (sheet_digest, sheet_name):
+                return summary
+        return None
+
+    def retryable(self, batch_id: str, again: Again) -> int:
+        """How many rows `retry` would put back, at most."""
+        states = [RowState.FAILED, RowState.STOPPED]
+        if again.positions is not None:
+            return len(again.positions)
+        if again.cause is None:
+            return self.counts(batch_id).of(*states)
+        states.append(RowState.UNKNOWN)
+        return sum(rows for name, state, rows in self.causes(batch_id) if name == again.cause and state in states)
 
     def counts(self, batch_id: str) -> Counts:
         return self._tools.store.counts(batch_id)

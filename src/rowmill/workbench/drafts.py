@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import secrets
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import BatchMove, BatchState, Settings
+from rowmill.domain.cell import as_text
 from rowmill.domain.checks import CheckedRow, CheckReport, RowCheck
-from rowmill.domain.errors import RowmillError, SheetError
+from rowmill.domain.errors import MappingError, RowmillError, SheetError
 from rowmill.domain.listing import Listing
 from rowmill.domain.mapping import Mapping, make_mapping
 from rowmill.domain.problem import Problem, Severity
@@ -19,13 +20,18 @@ from rowmill.ports.store import AppRecord, BatchRecord, NewRow
 from rowmill.workbench.stowage import Stowage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from rowmill.domain.errors import Param
     from rowmill.domain.form import Form
     from rowmill.ports.files import FileSource
     from rowmill.ports.sheets import OpenSheet, SheetHead, SheetRow
     from rowmill.workbench.tools import Tools
+
+
+HEADERS_LOOKED_AT = 5
+COLUMN_MISSING = ("required_not_mapped", "query_not_mapped", "column_unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class Order:
     columns: dict[str, str] | None = None
     """field -> column header or letter"""
     constants: dict[str, str] | None = None
+    header_row: int | None = None
     rows: tuple[int, int | None] | None = None
     settings: Settings = field(default_factory=Settings)
     files: Path | None = None
@@ -52,9 +59,9 @@ class Draft:
     report: CheckReport
 
 
-def read_head(tools: Tools, path: Path, sheet_name: str | None) -> SheetHead:
+def read_head(tools: Tools, path: Path, sheet_name: str | None, header_row: int | None) -> SheetHead:
     """The top of a sheet. Raises SheetError."""
-    sheet = tools.sheets.open(path, sheet_name)
+    sheet = tools.sheets.open(path, sheet_name, header_row=header_row)
     try:
         return sheet.head
     finally:
@@ -75,17 +82,44 @@ def make_draft(
     Raises SheetError, MappingError, or UsageError for `files`. With errors in the report, nothing of the batch is kept.
     """
     with ExitStack() as stack:
-        sheet = stack.enter_context(closing(tools.sheets.open(order.path, order.sheet_name)))
+        opened = tools.sheets.open(order.path, order.sheet_name, header_row=order.header_row)
+        sheet = stack.enter_context(closing(opened))
         source = stack.enter_context(closing(tools.open_files(order.files))) if order.files else None
-        mapping = make_mapping(
-            form,
-            sheet.head.headers,
-            asked=order.columns,
-            constants=order.constants,
-            stamped=sheet.head.stamp.columns if sheet.head.stamp else None,
-        )
+        mapping = _map(order, form, sheet)
         batch = _batch(tools, order, app, form, mapping, sheet.head)
         return _Filling(tools, batch, sheet.head, source, sink).fill(_pages(order, sheet), step)
+
+
+def _map(order: Order, form: Form, sheet: OpenSheet) -> Mapping:
+    head = sheet.head
+    try:
+        return _mapping(order, form, head.headers, head.stamp.columns if head.stamp else None)
+    except MappingError as error:
+        if error.code not in COLUMN_MISSING:
+            raise
+        hints: dict[str, Param] = {}
+        if head.other_sheets:
+            hints |= {"read_sheet": head.sheet_name, "other_sheets": head.other_sheets}
+        if order.header_row is None and (row := _better_header(order, form, sheet)) is not None:
+            hints["header_row"] = row
+        raise MappingError(error.code, **error.params, **hints) from None
+
+
+def _mapping(order: Order, form: Form, headers: Sequence[str], stamped: dict[str, str] | None) -> Mapping:
+    return make_mapping(form, headers, asked=order.columns, constants=order.constants, stamped=stamped)
+
+
+def _better_header(order: Order, form: Form, sheet: OpenSheet) -> int | None:
+    """The number of a row near the top whose cells fit the form as headers: above it stands a title."""
+    try:
+        first = next(sheet.rows(), [])
+    except SheetError:
+        return None
+    for row in first[:HEADERS_LOOKED_AT]:
+        with suppress(MappingError):
+            _mapping(order, form, [as_text(cell).strip() for cell in row.cells], None)
+            return row.number
+    return None
 
 
 def _batch(tools: Tools, order: Order, app: AppRecord, form: Form, mapping: Mapping, head: SheetHead) -> BatchRecord:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rowmill.domain.batch import RowState
-from rowmill.domain.cell import Cell, JsonCell, to_json
-from rowmill.domain.errors import UsageError
+from rowmill.domain.cell import Cell, JsonCell, as_text, to_json
+from rowmill.domain.errors import UsageError, os_detail
 from rowmill.domain.files import shown_inputs
+from rowmill.domain.mapping import column_letter
 from rowmill.domain.outputs import flatten
 from rowmill.workbench.beside import Beside, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rowmill.ports.store import BatchRecord, RowResult
     from rowmill.workbench.tools import Tools
@@ -30,43 +35,88 @@ REST = "more_outputs"
 def check_target(path: Path, sheet: Path | None = None) -> None:
     """Raises UsageError where results cannot be written, before a row is paid for."""
     if path.suffix.lower() not in ENDINGS:
-        raise UsageError("output_ending", path=str(path), endings=", ".join(ENDINGS))
+        raise UsageError("output_ending", path=str(path), endings=ENDINGS)
     if not path.absolute().parent.is_dir():
         raise UsageError("output_folder_missing", path=str(path.absolute().parent))
     if path.is_dir():
         raise UsageError("output_is_folder", path=str(path))
     if sheet is not None and path.exists() and sheet.exists() and path.samefile(sheet):
         raise UsageError("output_is_sheet", path=str(path))
+    _try_folder(path.absolute().parent)
 
 
-def export(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str]) -> int:
-    """Write all rows as they are now, from one consistent reading; returns how many. `words` gives the texts
-    `column.<name>` and `state.<name>`. Nothing stands under `path` before the file is whole."""
+def _try_folder(folder: Path) -> None:
+    """Only trying tells: permissions, read-only disks and quotas look alike from outside."""
+    try:
+        Path(tempfile.mkdtemp(prefix=".rowmill-", dir=folder)).rmdir()
+    except OSError as error:
+        raise UsageError("output_not_writable", path=str(folder), detail=os_detail(error)) from None
+
+
+@contextmanager
+def writing(path: Path, code: str = "results_not_written") -> Iterator[None]:
+    """What the disk refuses while a results file is written is about that file, not about the store under it."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(code, path=str(path), detail=os_detail(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Rows in the file that are no blank ones, and blank ones that are not in it: jsonl has no place for them."""
+
+    rows: int
+    left_out: int = 0
+
+
+def export(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str], *, raw: bool = False) -> Exported:
+    """Write all rows as they are now, from one consistent reading. `words` gives the texts `column.<name>` and
+    `state.<name>`; `raw` writes csv without protection from formulas. Nothing stands under `path` before the file is
+    whole."""
     check_target(path)
     if path.suffix.lower() == ".jsonl":
         return _export_lines(tools, batch, path)
-    return _export_table(tools, batch, path, words)
+    return _export_table(tools, batch, path, words, raw=raw)
 
 
-def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> int:
-    writer, beside, count = tools.open_lines(path), Beside(tools.shelf, path), 0
+def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> Exported:
+    with writing(path):
+        writer = tools.open_lines(path)
+    names, beside = column_keys(batch.headers), Beside(tools.shelf, path)
+    count = blank = 0
     try:
-        with tools.store.snapshot(batch.id) as rows:
+        with tools.store.snapshot(batch.id) as rows, writing(path):
             for row in rows:
-                if row.state is not RowState.SKIPPED:
-                    writer.write_raw(result_line(row, beside.put(row)))
-                    count += 1
-        writer.finish()
+                if row.state is RowState.SKIPPED:
+                    blank += 1
+                    continue
+                writer.write_raw(result_line(row, names, beside.put(row)))
+                count += 1
+        with writing(path):
+            writer.finish()
     except BaseException:
         writer.abandon()
         raise
-    return count
+    return Exported(count, blank)
 
 
-def result_line(row: RowResult, paths: dict[str, str] | None = None) -> bytes:
+def column_keys(headers: Sequence[str]) -> list[str]:
+    """A name for each column of the sheet: its header, with the letter where that is empty or stands twice."""
+    keys = []
+    for index, header in enumerate(headers):
+        letter = column_letter(index)
+        twice = headers.count(header) > 1
+        keys.append(f"{header} ({letter})" if header and twice else header or letter)
+    return keys
+
+
+def result_line(row: RowResult, names: Sequence[str], paths: dict[str, str] | None = None) -> bytes:
     """One row as a JSON object on one line. Dify's outputs stand in it as they came; `files` beside them tells where
-    the copies are (`paths`: by place), if there are files."""
-    head = {"row": row.number, "status": row.state.value, "inputs": shown_inputs(row.inputs)}
+    the copies are (`paths`: by place), if there are files. `names`: of the sheet's own columns, whose cells stand under
+    `cells`."""
+    cells = {name: _plain(cell) for name, cell in zip(names, row.cells, strict=False)}
+    head = {"row": row.number, "status": row.state.value, "cells": cells, "inputs": shown_inputs(row.inputs)}
     tail = {
         **({"files": listed(row, paths or {})} if row.files else {}),
         "error": row.error,
@@ -80,6 +130,14 @@ def result_line(row: RowResult, paths: dict[str, str] | None = None) -> bytes:
     outputs = (row.outputs or "null").replace("\n", " ").replace("\r", " ")
     line = f'{_dumps(head)[:-1]},"outputs":{outputs},{_dumps(tail)[1:]}'
     return line.encode("utf-8", "backslashreplace")
+
+
+def _plain(cell: Cell) -> Any:
+    """As JSON has it; dates, errors and formulas as their texts."""
+    if isinstance(cell, JsonCell):
+        return cell.value
+    finite = isinstance(cell, float) and math.isfinite(cell)
+    return cell if cell is None or isinstance(cell, str | bool | int) or finite else as_text(cell)
 
 
 def _dumps(value: Any) -> str:
@@ -96,21 +154,22 @@ def _is_writable(text: str) -> bool:
     return True
 
 
-def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str]) -> int:
+def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str], *, raw: bool) -> Exported:
     count, beside = 0, Beside(tools.shelf, path)
-    with tools.store.snapshot(batch.id) as rows:
+    with tools.store.snapshot(batch.id) as rows, writing(path):
         outputs = _output_columns(rows)
         headers = _headers(batch.headers, outputs, [words(f"column.{name}") for name in SERVICE_COLUMNS])
-        writer = tools.open_table(path, headers, words("results.sheet"))
+        writer = tools.open_table(path, headers, words, raw)
         try:
             for row in rows:
-                writer.write(_cells(row, len(batch.headers), outputs, words, beside.put(row)))
+                cells = _cells(row, len(batch.headers), outputs, words, beside.put(row))
+                writer.write([*cells, *[None] * (len(headers) - len(cells))])
                 count += row.state is not RowState.SKIPPED
             writer.finish()
         except BaseException:
             writer.abandon()
             raise
-    return count
+    return Exported(count)
 
 
 def _output_columns(rows: Iterable[RowResult]) -> list[str]:

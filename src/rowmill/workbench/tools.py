@@ -46,7 +46,8 @@ class Tools:
     """(base URL, key, mode, seconds that a row may take)"""
     recovery: Callable[[str | None, Mode], Recovery]
     write_template: TemplateWriter
-    open_table: Callable[[Path, Sequence[str], str], ResultWriter]
+    open_table: Callable[[Path, Sequence[str], Callable[[str], str], bool], ResultWriter]
+    """(path, headers, texts by code, whether csv is written without protection from formulas)"""
     open_lines: Callable[[Path], LineWriter]
     schema_check: Callable[[str, Any], str | None]
     open_files: Callable[[Path], FileSource]

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from rowmill.testing.fake_dify.wire import TRANSPORT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rowmill.testing.fake_dify.app import FakeDify
 
@@ -112,13 +112,14 @@ def serve(fake: FakeDify, host: str = "127.0.0.1", port: int = 0) -> Iterator[Se
         serving.stop()
 
 
-def run_forever(fake: FakeDify, host: str, port: int) -> None:
-    """Serve until Ctrl-C. Raises OSError where the port is taken."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind((host, port))
-    listening.listen(2048)
-    server = uvicorn.Server(_config(fake))
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        runner.run(server.serve([listening]))
+def run_forever(fake: FakeDify, host: str, port: int, ready: Callable[[int], None] = lambda _: None) -> None:
+    """Serve until Ctrl-C; `ready` is told the port once it is listened on. Raises OSError where it is taken."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(2048)
+        ready(listening.getsockname()[1])
+        server = uvicorn.Server(_config(fake))
+        with asyncio.Runner(loop_factory=_new_loop) as runner:
+            runner.run(server.serve([listening]))
     fake.ledger.close()
