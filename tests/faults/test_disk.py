@@ -13,6 +13,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from rowmill.domain.batch import RowState
+from rowmill.store.sql import open_store
 from tests.faults import audit
 from tests.faults.audit import Tally, size
 from tests.faults.house import House, house, make_fake
@@ -20,9 +23,6 @@ from tests.faults.processes import KEY, rowmill, spawn
 from tests.faults.tracer import Rule
 from tests.faults.writing import check_acknowledged
 from tests.ports.building import B, finish, intend
-
-from rowmill.domain.batch import RowState
-from rowmill.store.sql import open_store
 
 pytestmark = pytest.mark.slow
 
@@ -362,5 +362,6 @@ def test_B9_the_log_under_a_long_reader(tmp_path: Path) -> None:
     megabytes = {"log under the reader, MB": round(grown / 2**20, 1), "log after it, MB": round(shrunk / 2**20, 1)}
     assert shrunk <= 64 * 2**20 + 2**20
     assert grown <= 256 * 2**20, megabytes
-    audit.note("B9", f"a reader stays while {rows:,} rows are written", "store", Tally(tried=1, rows=rows, own=megabytes))
-
+    audit.note(
+        "B9", f"a reader stays while {rows:,} rows are written", "store", Tally(tried=1, rows=rows, own=megabytes)
+    )
