@@ -174,11 +174,13 @@ def spawn(
     failpoint: str | None = None,
     limits: dict[str, int] | None = None,
     bound_by_modes: bool = False,
+    tmpfs: dict[str, Any] | None = None,
     key: str | None = KEY,
     **env: str,
 ) -> Proc:
     """A process that calls `module:function`, under faults: a rule for its system calls, a failpoint, resource limits;
-    `bound_by_modes`: that must keep to files' modes even if we are root."""
+    `bound_by_modes`: that must keep to files' modes even if we are root; `tmpfs`: on a small disk of its own (`path`,
+    `size` in bytes)."""
     if not _spawner:
         _spawner.append(Spawner())
     environ = clean_environment() | env
@@ -193,6 +195,7 @@ def spawn(
         failpoint=failpoint,
         limits=limits or {},
         bound_by_modes=bound_by_modes,
+        tmpfs=tmpfs,
     )
 
 

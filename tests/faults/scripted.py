@@ -241,7 +241,11 @@ class ScriptedApp:
         return [LoggedRun(run.run_id, "running", wall + run.begins, user) for run in reversed(begun)]
 
     async def stop(self, task_id: str, user: str) -> None:
-        await self._ask()
+        """Dify says yes, and does it or not."""
+        now = await self._ask()
+        for run in self._server.runs:
+            if f"task {run.run_id}" == task_id and not run.ended(now) and self._server.chance.random() < 0.5:
+                run.ends, run.status, run.error = max(now, run.begins), RunStatus.STOPPED, "stopped by user"
 
     async def close(self) -> None:
         """Nothing to let go of."""

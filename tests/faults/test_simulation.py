@@ -59,8 +59,12 @@ def test_a_broken_promise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Marks, "was_sent", lambda *_: False)
     with pytest.raises(BrokenPromiseError, match=r"play it again: python -m tests\.faults\.world"):
-        for seed in range(200):
-            play(seed)
+        _play_all(200)
+
+
+def _play_all(seeds: int) -> None:
+    for seed in range(seeds):
+        play(seed)
 
 
 def _calm_world(seed: int = 5) -> World:

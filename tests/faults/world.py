@@ -1,5 +1,5 @@
-"""Rowmill's engine in virtual time: runners that are killed, suspended and fenced, a disk that refuses, clocks that jump,
-and a Dify that does all it can; with what must hold checked at every step.
+"""Rowmill's engine in virtual time: runners that are killed, suspended and fenced, a disk that refuses, clocks that
+jump, and a Dify that does all it can; with what must hold checked at every step.
 
 `python -m tests.faults.world SEED` plays one seed again and prints what happened.
 """
@@ -31,6 +31,8 @@ B = "simulated"
 FORM = Form((Field("query", FieldKind.NUMBER, required=True),))
 FULL = Recovery(by_run_id=True, by_user=True, from_start=True)
 LOST_WINDOW = 300.0
+# Looks at wishes: nobody wishes anything in a seed's story, and thousands of looks would be most of its steps.
+LOOK_EVERY = 20.0
 # Restarts before a batch counts as one that never ends.
 MOST_RUNNERS = 200
 FINAL = frozenset({RowState.SUCCEEDED, RowState.PARTIAL, RowState.FAILED, RowState.STOPPED})
@@ -137,8 +139,8 @@ class Runner:
 class World:
     """One batch, its Dify, its disk, and the processes that came and went. Seeded."""
 
-    def __init__(self, seed: int) -> None:
-        engine_batches.LOOK_EVERY = LOOK_EVERY
+    def __init__(self, seed: int, *, look_every: float = LOOK_EVERY) -> None:
+        engine_batches.LOOK_EVERY = look_every
         self.loop = VirtualLoop(seed)
         self.chance = chance = self.loop.chance
         self.clock = VirtualClock(self.loop)
@@ -374,10 +376,6 @@ async def _story(world: World) -> None:
     supervising.result()
     with suppress(asyncio.CancelledError):
         chaos.result()
-
-
-# Looks at wishes: nobody wishes anything in most stories, and thousands of looks would be most of their steps.
-LOOK_EVERY = 20.0
 
 
 def play(seed: int) -> tuple[World, Tally]:

@@ -19,7 +19,7 @@ TRIES = 3
 
 
 def write_groups(folder: str, first: int, groups: int, size: int) -> int:
-    """`groups` times: intend `size` rows, then finish them. A commit that fails is tried again, as the recorder does."""
+    """`groups` times: intend `size` rows, then finish them. A commit that fails is tried again."""
     store = SqlStore(Path(folder) / FILE_NAME, IMPATIENT)
     fence = store.take_over("writing")
     for start in range(first, first + groups * size, size):

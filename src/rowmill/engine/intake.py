@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rowmill.ports.store import Record, RowJob, Store
 
 PAGE = 200
+# What is due further ahead than any delay of ours is due: the wall clock was set back. The store promises the same.
+FAR_AHEAD = 600.0
 
 
 class Intake:
@@ -124,7 +126,7 @@ class Intake:
         async with self._reading:
             await self._follow()
             while not self._ready and not self.quit.is_set():
-                due = self._due is not None and self._due <= self._clock.wall()
+                due = self._due is not None and self._seconds_until(self._due) <= 0
                 if self._drained and not due:
                     return
                 await self._read_page()
@@ -164,9 +166,13 @@ class Intake:
         # What is due now is among the jobs already.
         return jobs, due if due is None or due > now else now + 1.0
 
+    def _seconds_until(self, due: float) -> float:
+        left = due - self._clock.wall()
+        return left if 0 < left <= FAR_AHEAD else 0.0
+
     async def _wait_for_news(self) -> None:
         self._changed.clear()
-        timeout = None if self._due is None else max(0.0, self._due - self._clock.wall())
+        timeout = None if self._due is None else self._seconds_until(self._due)
         timer = self._clock.call_later(timeout, self._changed.set) if timeout is not None else None
         try:
             await self._changed.wait()
