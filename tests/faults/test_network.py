@@ -306,7 +306,6 @@ async def test_C11_C12_nothing_more_to_be_had(tmp_path: Path, name: str) -> None
     audit.note(row, fault, "sockets", counted)
 
 
-@pytest.mark.xfail(strict=True, reason="engine/permits.py: `send` looks for room before it looks for the wish to quit")
 async def test_C12_nothing_prepared_is_sent_once_it_is_time_to_quit() -> None:
     """A refusal frees its place and pauses the batch in one step; whoever waits for the place must not take it then."""
     pace = Pace(PaceLimits(most=1, fixed=1), ServerPace(None))

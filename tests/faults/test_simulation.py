@@ -96,7 +96,6 @@ def test_D3_a_run_that_is_in_the_log_before_it_can_be_seen(fate: str, seed: int)
     assert len(world.server.runs) == world.rows
 
 
-@pytest.mark.xfail(strict=True, reason="engine/batches.py: close_batch knows no fence")
 def test_a_runner_that_was_fenced_closes_nothing() -> None:
     """A process that wakes up with nothing in flight lays the batch down as its own, under the newer runner's feet,
     which then runs in circles: the batch is `paused`, and no closing move leads anywhere."""
@@ -124,7 +123,6 @@ def test_a_runner_that_was_fenced_closes_nothing() -> None:
     _tell(world, story)
 
 
-@pytest.mark.xfail(strict=True, reason="engine/batches.py: `_until_laid_down` spins while a row runs that nobody has")
 def test_B3_a_commit_that_landed_although_the_disk_said_no() -> None:
     """The repeated write comes too late; the row is then for the next start to look for, and this one has to end."""
     world = _calm_world()
