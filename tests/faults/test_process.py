@@ -28,7 +28,7 @@ from tests.faults.writing import check_acknowledged
 pytestmark = pytest.mark.slow
 
 # profile -> (kills, rows, whether a lost reply can always be found)
-KILLED = {"1.14": (size(20, 200), size(240, 10_000)), "1.11": (size(8, 50), size(100, 2_000))}
+KILLED = {"1.14": (size(20, 200), size(300, 10_000)), "1.11": (size(8, 50), size(100, 2_000))}
 BLIND = (size(5, 40), size(60, 1_000))
 
 
