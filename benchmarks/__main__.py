@@ -165,9 +165,11 @@ def wait_for_first(url: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench")
-    parser.add_argument("--only", choices=["speed", "makespan", "memory", "recovery"])
+    parser.add_argument("--only", choices=["speed", "makespan", "memory", "recovery", "pace"])
     parser.add_argument("--rows", type=int, default=10_000)
     options = parser.parse_args()
+    if options.only == "pace":  # in virtual time, with options of its own: python -m benchmarks.pace --help
+        sys.exit(subprocess.run([sys.executable, "-m", "benchmarks.pace"], check=False).returncode)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.only in (None, "speed"):

@@ -142,6 +142,16 @@ def test_fixed_is_not_cut(kind):
     assert pace.limit == 8
 
 
+@pytest.mark.parametrize("kind", [Kind.REJECT, Kind.EDGE])
+def test_fixed_learns_no_rate(kind):
+    pace = Server(proven(fixed=8)).run(30).pace
+    for _ in range(4):
+        end(pace, kind, max(NOW + 31, pace.gate))
+    now = pace.gate
+    pace.accepted(pace.started(now), now)
+    assert (pace.next_start(now), pace.why(now).reason) == (now, Reason.FIXED)
+
+
 def test_even_a_fixed_number_bows_to_the_app_s_own_limit():
     pace = proven(fixed=8)
     end(pace, Kind.REJECT, quoted=3)

@@ -152,7 +152,7 @@ class Pace:
             case Kind.REJECT:
                 self._rejected(start, sample, window, now, jitter)
             case Kind.EDGE:
-                if self._server.edge.close(Kind.EDGE, now, sample.retry_after, jitter):
+                if self._server.edge.close(Kind.EDGE, now, sample.retry_after, jitter) and not self._is_fixed:
                     self._rate.slow_down(start.at, now)
                 self._trials.rejected(now)
             case Kind.DOWN:
@@ -192,6 +192,8 @@ class Pace:
             self.learn_limit(sample.quoted, start.mode)
         if sample.quoted is not None and sample.quoted <= self.in_flight:
             return  # all is explained; below its own limit others use the app too
+        if self._is_fixed:
+            return  # the gate is all that a fixed number bows to
         if self._rate.rejected(self.in_flight, start.at, now):
             window.pardon(now)
         else:
