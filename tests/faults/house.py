@@ -9,11 +9,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from tests.faults import audit
-from tests.faults.processes import KEY, Proc, batches, lines, rowmill, until, write_sheet
-
 from rowmill.testing.fake_dify import FakeDify, Serving, serve
 from rowmill.testing.fake_dify.apps import default_apps
+from tests.faults import audit
+from tests.faults.processes import KEY, Proc, batches, lines, rowmill, until, write_sheet
 
 LOST_WINDOW = "3"
 """seconds in which these fakes start whatever they start"""

@@ -12,10 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.engine.running import B, DEADLINES, QUICK, SPEED, Ran, engine_on, make_store
-from tests.faults import audit
-from tests.faults.processes import KEY
-
 from rowmill.dify.client import Deadlines, DifyClient
 from rowmill.dify.versions import recovery
 from rowmill.domain.batch import Settings
@@ -24,8 +20,11 @@ from rowmill.domain.form import Mode
 from rowmill.engine.reconcile import Patience
 from rowmill.testing.clock import QuickClock
 from rowmill.testing.fake_dify import FakeDify
+from tests.engine.running import DEADLINES, QUICK, SPEED, B, Ran, engine_on, make_store
+from tests.faults import audit
+from tests.faults.processes import KEY
 
-__all__ = ["B", "DEADLINES", "QUICK", "SPEED", "Inside", "inside", "queries", "texts_with"]
+__all__ = ["DEADLINES", "QUICK", "SPEED", "B", "Inside", "inside", "queries", "texts_with"]
 
 
 def queries(count: int) -> list[str]:

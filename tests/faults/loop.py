@@ -1,8 +1,8 @@
 """An event loop without a clock and without the world: time jumps to the next timer, whatever is ready runs in an order
 that a seed decides, and "processes" inside it can be frozen and killed between any two steps.
 
-The same seed gives the same run, to the last step: nothing in it depends on addresses, hashes or threads. What would run
-in a thread (commits) runs in the loop, some milliseconds of its time later.
+The same seed gives the same run, to the last step: nothing in it depends on addresses, hashes or threads. What would
+run in a thread (commits) runs in the loop, some milliseconds of its time later.
 """
 
 from __future__ import annotations

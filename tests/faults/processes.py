@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from tests.faults.spawner import FORBIDDEN
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ class Proc:
             raise AssertionError(f"still running after {timeout} s:\n{self.out}\n{self.err}")
         assert self.code is not None
         if self.code == FORBIDDEN and not self.out:
-            pytest.fail("this machine forbids ptrace: faults cannot be put into system calls (kernel.yama.ptrace_scope?)")
+            pytest.fail(
+                "this machine forbids ptrace: faults cannot be put into system calls (kernel.yama.ptrace_scope?)"
+            )
         return self.code
 
     def answer(self, timeout: float = TOO_LONG) -> dict[str, Any]:
@@ -171,11 +174,13 @@ def spawn(
     failpoint: str | None = None,
     limits: dict[str, int] | None = None,
     bound_by_modes: bool = False,
+    tmpfs: dict[str, Any] | None = None,
     key: str | None = KEY,
     **env: str,
 ) -> Proc:
     """A process that calls `module:function`, under faults: a rule for its system calls, a failpoint, resource limits;
-    `bound_by_modes`: that must keep to files' modes even if we are root."""
+    `bound_by_modes`: that must keep to files' modes even if we are root; `tmpfs`: on a small disk of its own (`path`,
+    `size` in bytes)."""
     if not _spawner:
         _spawner.append(Spawner())
     environ = clean_environment() | env
@@ -190,6 +195,7 @@ def spawn(
         failpoint=failpoint,
         limits=limits or {},
         bound_by_modes=bound_by_modes,
+        tmpfs=tmpfs,
     )
 
 

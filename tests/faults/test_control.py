@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+
 from tests.faults.house import house, make_fake
 from tests.faults.processes import Proc, rowmill, until
 

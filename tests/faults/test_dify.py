@@ -6,16 +6,16 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.faults import audit
-from tests.faults.audit import Tally, size
-from tests.faults.house import house, make_fake
-from tests.faults.inside import Inside, inside, queries, texts_with
-from tests.faults.processes import KEY, rowmill, until
 
 from rowmill.dify.client import DifyClient
 from rowmill.domain.batch import RowState
 from rowmill.testing.fake_dify import FakeDify, Fault, serve
 from rowmill.testing.fake_dify.wire import Wire
+from tests.faults import audit
+from tests.faults.audit import Tally, size
+from tests.faults.house import house, make_fake
+from tests.faults.inside import Inside, inside, queries, texts_with
+from tests.faults.processes import KEY, rowmill, until
 
 pytestmark = pytest.mark.slow
 OK = RowState.SUCCEEDED
@@ -119,7 +119,8 @@ async def test_D6_waiting_for_a_person(tmp_path: Path) -> None:
 RAW = [
     "null", "{}", "[]", '"text"', "17", "[1,[2,[3]]]", '{"a":1.50,"b":12345678901234567890123,"c":1E5}',
     '{"b":1,"a":2,"b":3}', '{"t":"a\u2028b\u0085c\\u000bd"}', '{"nul":"\\u0000","half":"\\ud83d","half2":"\\ude00"}',
-    '{"e":"\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467","z":"\\u00e9 \u00e9"}', '{"deep":' + "[" * 60 + "]" * 60 + "}",
+    '{"e":"\U0001f600\U0001f468\u200d\U0001f469\u200d\U0001f467","z":"\\u00e9 \u00e9"}',
+    '{"deep":' + "[" * 60 + "]" * 60 + "}",
 ]  # fmt: skip
 
 
@@ -213,6 +214,8 @@ async def test_D13_the_model_is_overloaded(tmp_path: Path) -> None:
     per_row = max(ran.runs_of(text) for text in queries(rows))
     assert per_row <= 2
     failed = sum(run_.status == "failed" for run_ in fake.ledger.runs)
-    counted.own = {"failed and billed per success": round(failed / ran.states[OK], 3), "runs of one row at most": per_row}
+    counted.own = {
+        "failed and billed per success": round(failed / ran.states[OK], 3),
+        "runs of one row at most": per_row,
+    }
     audit.note("D13", "4 % of the runs fail with the provider's rate limit", "sockets", counted)
-

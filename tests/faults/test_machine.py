@@ -1,5 +1,5 @@
-"""A Hypothesis state machine over store and engine: starts, wishes, crashes, second runners and old copies in any order,
-with the promises checked after every step, and the books of both sides compared at the end."""
+"""A Hypothesis state machine over store and engine: starts, wishes, crashes, second runners and old copies in any
+order, with the promises checked after every step, and the books of both sides compared at the end."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.faults import audit
-from tests.faults.audit import Tally, size
-from tests.faults.world import B, Runner, World
 
 from rowmill.domain.batch import BatchMove, BatchState, RowState
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
 from rowmill.engine.runner import HELD
 from rowmill.ports.store import Again
+from tests.faults import audit
+from tests.faults.audit import Tally, size
+from tests.faults.world import B, Runner, World
 
 pytestmark = pytest.mark.slow
 
@@ -150,7 +150,9 @@ class Batches(RuleBasedStateMachine):
         for runner in world.runners:
             if runner.alive and runner.task.done() and not runner.task.cancelled():
                 error = runner.task.exception()
-                assert error is None or isinstance(error, FencedError | StoreError), error
+                # Somebody else may have brought the batch to its end while this one was only about to start.
+                fine = (FencedError, StoreError, IllegalMoveError)
+                assert error is None or isinstance(error, fine), error
 
     def teardown(self) -> None:
         world = self.world

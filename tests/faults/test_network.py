@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
+import datetime as dt
+import itertools
 import json
 import signal
 import socket
@@ -20,19 +21,19 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from rowmill.domain.batch import BatchState, RowState
+from rowmill.domain.pace import Pace, PaceLimits, ResponseMode, ServerPace
+from rowmill.engine.permits import Permits
+from rowmill.testing.clock import QuickClock
+from rowmill.testing.fake_dify import FakeDify, Fault, serve
+from rowmill.testing.fake_dify.runs import LedgerRun
 from tests.faults import audit
 from tests.faults.audit import Tally, size
 from tests.faults.house import house, make_fake
 from tests.faults.inside import DEADLINES, SPEED, inside, queries, texts_with
 from tests.faults.processes import rowmill, until
 from tests.faults.proxy import Harm, Proxy, answering
-
-from rowmill.domain.batch import BatchState, RowState
-from rowmill.domain.pace import FixedPace
-from rowmill.engine.permits import Permits
-from rowmill.testing.clock import QuickClock
-from rowmill.testing.fake_dify import FakeDify, Fault, serve
-from rowmill.testing.fake_dify.runs import LedgerRun
 
 pytestmark = pytest.mark.slow
 OK = RowState.SUCCEEDED
@@ -144,7 +145,7 @@ def _is_open(port: int) -> bool:
 
 
 def _ledger(port: int) -> list[LedgerRun]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/_fake/ledger") as answer:  # noqa: S310
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/_fake/ledger") as answer:
         return [LedgerRun(**run) for run in json.loads(answer.read())]
 
 
@@ -255,12 +256,12 @@ async def test_C9_too_many_requests(tmp_path: Path, value: str | None) -> None:
 
 
 def _in_seconds(seconds: float) -> str:
-    moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+    moment = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
     return moment.strftime("%a, %d %b %Y %H:%M:%S GMT")
 
 
 def _longest_gap(moments: list[float]) -> float:
-    return max(later - earlier for earlier, later in zip(moments, moments[1:], strict=False))
+    return max(later - earlier for earlier, later in itertools.pairwise(moments))
 
 
 async def test_C10_a_proxy_gives_up_on_a_run(tmp_path: Path) -> None:
@@ -279,7 +280,10 @@ PAUSES = {
     "C11 200 with a login page": ("html_200", {}),
     "C12 401, key revoked": ("status", {"code": 401, "dify_code": "unauthorized"}),
     "C12 403, API switched off": ("status", {"code": 403, "dify_code": "forbidden"}),
-    "C12 404, version gone": ("status", {"code": 404, "dify_code": "not_found", "message": "Workflow_not_found_with_id"}),
+    "C12 404, version gone": (
+        "status",
+        {"code": 404, "dify_code": "not_found", "message": "Workflow_not_found_with_id"},
+    ),
 }
 
 
@@ -305,12 +309,11 @@ async def test_C11_C12_nothing_more_to_be_had(tmp_path: Path, name: str) -> None
 @pytest.mark.xfail(strict=True, reason="engine/permits.py: `send` looks for room before it looks for the wish to quit")
 async def test_C12_nothing_prepared_is_sent_once_it_is_time_to_quit() -> None:
     """A refusal frees its place and pauses the batch in one step; whoever waits for the place must not take it then."""
-    pace = FixedPace(1)
-    pace.proven = True
-    permits, quit_ = Permits(pace, QuickClock(), lambda _: None), asyncio.Event()
-    assert await permits.reserve(quit_)
+    pace = Pace(PaceLimits(most=1, fixed=1), ServerPace(None))
+    share, quit_ = Permits(pace, QuickClock()).join(1.0, 1, lambda _: None), asyncio.Event()
+    assert await share.reserve(quit_)
     quit_.set()
-    assert not await permits.send(5.0, quit_, 0.0)
+    assert await share.send(5.0, quit_, 0.0, ResponseMode.STREAMING) is None
 
 
 # ── C13 … C15 ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -353,8 +356,8 @@ def test_C14_tls(tmp_path: Path, wrong: str) -> None:
 
 def _tls(folder: Path, wrong: str) -> tuple[ssl.SSLContext, Path]:
     """A server's certificate that is wrong in one way, and the file with the authority that is trusted."""
-    now = datetime.datetime.now(datetime.UTC)
-    day = datetime.timedelta(days=1)
+    now = dt.datetime.now(dt.UTC)
+    day = dt.timedelta(days=1)
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "an authority")])
 
@@ -393,14 +396,17 @@ CAP = 32
 def test_C15_too_much(tmp_path: Path, name: str) -> None:
     width = 4
     fake = make_fake(latency_ms=50, jitter_ms=0)
-    with serve(fake) as server, Proxy(server.port, lambda n: TOO_MUCH[name] if n % 4 == 2 else None) as proxy:
-        with house(tmp_path, 24, fake=fake, width=width) as place:
-            place.url = proxy.url
-            proc = place.begin()
-            place.wait_for_runs(2, proc)
-            before, peak = proc.peak_memory(), [0.0]
-            until(lambda: peak.append(max(peak[-1], proc.peak_memory())) or not proc.running, timeout=180, every=0.02)
-            counted = place.end(proc, tried=proxy.struck)
+    with (
+        serve(fake) as server,
+        Proxy(server.port, lambda n: TOO_MUCH[name] if n % 4 == 2 else None) as proxy,
+        house(tmp_path, 24, fake=fake, width=width) as place,
+    ):
+        place.url = proxy.url
+        proc = place.begin()
+        place.wait_for_runs(2, proc)
+        before, peak = proc.peak_memory(), [0.0]
+        until(lambda: peak.append(max(peak[-1], proc.peak_memory())) or not proc.running, timeout=180, every=0.02)
+        counted = place.end(proc, tried=proxy.struck)
     growth = peak[-1] - before
     assert counted.tried >= 5
     # A buffer is copied once on its way from the socket into the decoder.

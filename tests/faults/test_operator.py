@@ -13,14 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.faults import audit
-from tests.faults.audit import Tally, size
-from tests.faults.house import House, house, make_fake
-from tests.faults.processes import Proc, rowmill, until
 
 from rowmill.domain.batch import BatchMove, BatchState
 from rowmill.domain.errors import IllegalMoveError
 from rowmill.store.sql import open_store
+from tests.faults import audit
+from tests.faults.audit import Tally, size
+from tests.faults.house import House, house, make_fake
+from tests.faults.processes import Proc, rowmill, until
 
 pytestmark = pytest.mark.slow
 

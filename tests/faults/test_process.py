@@ -7,6 +7,8 @@ import resource
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing, suppress
@@ -14,17 +16,14 @@ from pathlib import Path
 
 import pytest
 import xlsxwriter
+
+from rowmill.testing.fake_dify import Fault
 from tests.faults import audit
 from tests.faults.audit import Tally, size
 from tests.faults.house import house, make_fake
-from tests.faults.processes import KEY, Proc, lines, rowmill, spawn, until
+from tests.faults.processes import KEY, ROOT, Proc, clean_environment, lines, rowmill, spawn, until
 from tests.faults.tracer import Rule
 from tests.faults.writing import check_acknowledged
-from tests.ports.building import B
-
-from rowmill.domain.batch import RowState
-from rowmill.store.sql import open_store
-from rowmill.testing.fake_dify import Fault
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +118,29 @@ def test_A2_kill_at_every_write_of_the_store(tmp_path: Path, deed: str) -> None:
     audit.note("A2", f"kill -9 at every write ({deed})", "system calls", counted)
 
 
+@pytest.mark.skipif(not (audit.LONG and shutil.which("strace")), reason="part of `make faults`, where strace is there")
+def test_A2_the_same_by_strace(tmp_path: Path) -> None:
+    """Our own tracer is not the only one that says so."""
+    base = tmp_path / "base"
+    base.mkdir()
+    assert spawn("tests.faults.writing:make_store", base, 40, cwd=base).wait() == 0
+    counted = Tally()
+    for k in range(1, 61):
+        folder = tmp_path / str(k)
+        shutil.copytree(base, folder)
+        code = f"from tests.faults.writing import write_groups; write_groups({str(folder)!r}, 0, 6, 3)"
+        inject = ["-e", "trace=pwrite64", "-e", f"inject=pwrite64:signal=KILL:when={k}"]
+        paths = [part for name in ("", "-wal", "-shm") for part in ("-P", str(folder / f"rowmill.db{name}"))]
+        command = ["strace", "-f", "-qq", "-o", "/dev/null", *inject, *paths, sys.executable, "-c", code]
+        ended = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True)
+        counted.tried += ended.returncode != 0
+        whole = ended.stdout.rpartition("\n")[0]
+        counted.rows += check_acknowledged(folder, whole)
+    assert counted.tried > 30
+    counted.own = {"writes at which it died": counted.tried, "acknowledged and lost": 0}
+    audit.note("A2", "kill -9 at every write, by strace", "strace", counted)
+
+
 def test_A2_kill_a_whole_run_at_its_writes(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     with house(tmp_path / "count", 12) as place:
@@ -187,7 +209,9 @@ def test_A4_the_reader_of_a_workbook_is_killed(tmp_path: Path) -> None:
         assert proc.answer()["error"]["code"].startswith("sheet_"), proc.out
         assert place.posts == 0
         audit.no_secret(KEY, proc.out, proc.err, folder=place.data)
-    audit.note("A4", "the parser child is killed", "processes", Tally(tried=1, own={"the runner's exit": "2, in words"}))
+    audit.note(
+        "A4", "the parser child is killed", "processes", Tally(tried=1, own={"the runner's exit": "2, in words"})
+    )
 
 
 def _write_workbook(path: Path, rows: int) -> None:

@@ -10,12 +10,12 @@ import sys
 import time
 
 import pytest
+
+from rowmill.domain.batch import BatchState, RowState
 from tests.faults import audit
 from tests.faults.audit import Tally, size
 from tests.faults.processes import ROOT
 from tests.faults.world import B, BrokenPromiseError, World, play
-
-from rowmill.domain.batch import BatchState, RowState
 
 CHUNKS, SEEDS = size(4, 40), size(40, 250)
 
@@ -31,7 +31,11 @@ def test_stories(chunk: int) -> None:
         counted.add(story)
         steps += world.loop.steps
         virtual += world.loop.time()
-    counted.own = {"seeds": SEEDS, "virtual hours": round(virtual / 3600, 1), "seconds": round(time.monotonic() - start)}
+    counted.own = {
+        "seeds": SEEDS,
+        "virtual hours": round(virtual / 3600, 1),
+        "seconds": round(time.monotonic() - start),
+    }
     audit.note("4.3", "seeded stories of faults in virtual time", "virtual time", counted)
 
 
@@ -55,8 +59,12 @@ def test_a_broken_promise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Marks, "was_sent", lambda *_: False)
     with pytest.raises(BrokenPromiseError, match=r"play it again: python -m tests\.faults\.world"):
-        for seed in range(200):
-            play(seed)
+        _play_all(200)
+
+
+def _play_all(seeds: int) -> None:
+    for seed in range(seeds):
+        play(seed)
 
 
 def _calm_world(seed: int = 5) -> World:

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from rowmill.domain.batch import RowState
+from rowmill.ports.store import Finish, Intend, Record
 from tests.faults import audit
 from tests.faults.audit import Tally, size
 from tests.faults.house import house, make_fake
 from tests.faults.world import B, Runner, World
-
-from rowmill.domain.batch import RowState
-from rowmill.ports.store import Finish, Intend, Record
 
 JUMPS = [-3600.0, -7200.0, 3600.0, 86_400.0]
 

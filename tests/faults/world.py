@@ -1,5 +1,5 @@
-"""Rowmill's engine in virtual time: runners that are killed, suspended and fenced, a disk that refuses, clocks that jump,
-and a Dify that does all it can; with what must hold checked at every step.
+"""Rowmill's engine in virtual time: runners that are killed, suspended and fenced, a disk that refuses, clocks that
+jump, and a Dify that does all it can; with what must hold checked at every step.
 
 `python -m tests.faults.world SEED` plays one seed again and prints what happened.
 """
@@ -14,10 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.faults.audit import Tally
-from tests.faults.loop import StuckError, VirtualClock, VirtualLoop
-from tests.faults.scripted import FATES, ScriptedApp, Server, SimRun
-
 from rowmill.domain.batch import BatchMove, BatchState, RowState, RunStatus, Settings
 from rowmill.domain.errors import FencedError, StoreError
 from rowmill.domain.form import Field, FieldKind, Form, Mode
@@ -27,6 +23,9 @@ from rowmill.engine.batches import Engine
 from rowmill.ports.dify import Recovery, RunRequest
 from rowmill.ports.store import AppRecord, AttemptKey, BatchRecord, NewRow, Record
 from rowmill.store.memory import MemoryStore
+from tests.faults.audit import Tally
+from tests.faults.loop import StuckError, VirtualClock, VirtualLoop
+from tests.faults.scripted import FATES, ScriptedApp, Server, SimRun
 
 B = "simulated"
 FORM = Form((Field("query", FieldKind.NUMBER, required=True),))
@@ -146,7 +145,9 @@ class World:
         self.chance = chance = self.loop.chance
         self.clock = VirtualClock(self.loop)
         odds = {fate: chance.choice([0.0, 0.0, most / 3, most]) for fate, most in FATES.items()}
-        self.server = Server(self.loop, chance, odds, chance.choice([2.0, 20.0, 120.0]), chance.choice([1.0, 60.0, 240.0]))
+        self.server = Server(
+            self.loop, chance, odds, chance.choice([2.0, 20.0, 120.0]), chance.choice([1.0, 60.0, 240.0])
+        )
         self.store = MemoryStore()
         self.rows = chance.randint(1, 24)
         self.marks: Marks | None = None

@@ -8,19 +8,18 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from tests.ports.building import APP, B, batch, finish, intend, new_row
-
 from rowmill.domain.batch import BatchMove, RowState
 from rowmill.domain.errors import StoreError
 from rowmill.store.connect import Patience
 from rowmill.store.sql import FILE_NAME, SqlStore, open_store
+from tests.ports.building import APP, B, batch, finish, intend, new_row
 
 IMPATIENT = Patience(busy=0.2, total=0.5)
 TRIES = 3
 
 
 def write_groups(folder: str, first: int, groups: int, size: int) -> int:
-    """`groups` times: intend `size` rows, then finish them. A commit that fails is tried again, as the recorder does."""
+    """`groups` times: intend `size` rows, then finish them. A commit that fails is tried again."""
     store = SqlStore(Path(folder) / FILE_NAME, IMPATIENT)
     fence = store.take_over("writing")
     for start in range(first, first + groups * size, size):
