@@ -4,7 +4,7 @@ PYTHON ?= python3
 UV = $$($(PYTHON) tools/bootstrap.py)
 BIN = .venv/bin
 
-.PHONY: help setup demo test quick lint format bench clean
+.PHONY: help setup demo test quick lint format bench faults clean
 
 help: ## show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -26,6 +26,9 @@ lint: setup ## ruff, strict types, floors
 
 format: setup ## put the code into shape
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+faults: setup ## the fault matrix in its long form (hours); rewrites docs/reference/faults.md
+	@$(BIN)/python tools/run_faults.py
 
 bench: setup ## speed and memory, as ratios measured in one run
 	@$(BIN)/python -m benchmarks

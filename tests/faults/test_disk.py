@@ -66,15 +66,15 @@ def test_B1_B2_disk_refuses_for_a_while(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.skipif(not audit.LONG, reason="part of `make faults`: not every machine lets us mount")
 def test_B1_a_small_disk_runs_full(tmp_path: Path) -> None:
-    """A tmpfs of 1 MB that somebody else fills up."""
+    """A tmpfs of 12 MB that somebody else fills up."""
     fake = make_fake()
     with house(tmp_path, 400, fake=fake) as place:
         place.data.mkdir()
-        proc = place.begin(tmpfs={"path": str(place.data), "size": 2**20})
+        proc = place.begin(tmpfs={"path": str(place.data), "size": 12 * 2**20})
         place.wait_for_runs(12, proc)
         filler = Path(f"/proc/{proc.pid}/root{place.data}/filler")
         with pytest.raises(OSError, match="No space"):
-            filler.write_bytes(b"x" * 2**21)
+            filler.write_bytes(b"x" * 13 * 2**20)
         wait(8)
         before = place.posts
         wait(BROKEN_FOR)
@@ -85,7 +85,7 @@ def test_B1_a_small_disk_runs_full(tmp_path: Path) -> None:
         counted = place.end(proc, tried=1)
     assert while_full == 0
     counted.recovery, counted.own = [recovery], {"runs started while full": while_full}
-    audit.note("B1", "a tmpfs of 1 MB runs full", "processes", counted)
+    audit.note("B1", "a tmpfs of 12 MB runs full", "processes", counted)
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EROFS"])
