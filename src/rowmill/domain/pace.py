@@ -175,7 +175,7 @@ class Pace:
             if self._trials.are_paid(now):
                 self._rate.rise(now)
         seconds = now - (start.accepted_at if start.accepted_at is not None else start.at)
-        self._choice.ran(seconds, now)
+        self._choice.ran(seconds if sample.elapsed is None else sample.elapsed, now)
         ended = window.ran(start, sample, now)
         if ended is not None:
             self._choice.turned(ended, now)

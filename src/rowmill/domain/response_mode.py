@@ -19,6 +19,8 @@ STREAMING, BLOCKING = ResponseMode.STREAMING, ResponseMode.BLOCKING
 
 # Runs longer than this are not asked for in blocking mode: proxies cut at 60 or 100 s, and there is no stop.
 SHORT = 20.0
+# … and it is left when they are clearly longer: of thousands of rows a few slow ones come together now and then.
+LONG = 30.0
 SHARE = 0.95
 FEWEST = 5
 REMEMBERED = 60
@@ -95,14 +97,17 @@ class ModeChoice:
     @property
     def is_short(self) -> bool:
         """Whether runs are known to be short enough for blocking mode."""
-        if len(self._times) < FEWEST:
-            return False
-        return sorted(self._times)[int(SHARE * (len(self._times) - 1))] < SHORT
+        return len(self._times) >= FEWEST and self._usually < SHORT
+
+    @property
+    def _usually(self) -> float:
+        """Nearly all runs take no longer than this."""
+        return sorted(self._times)[int(SHARE * (len(self._times) - 1))]
 
     def ran(self, seconds: float, now: float) -> None:
         """A run took so long, its wait for a slot not counted where that is known."""
         self._times.append(seconds)
-        if self._fixed is None and self.mode is BLOCKING and not self.is_short:
+        if self._fixed is None and self.mode is BLOCKING and self._usually > LONG:
             self._fall_back(now)
 
     def lost(self, mode: ResponseMode, now: float) -> None:
