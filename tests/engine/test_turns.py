@@ -275,6 +275,7 @@ async def test_a_turn_that_was_put_back_keeps_its_place() -> None:
     gate = Gate(("a", "a"))
     job = await gate.intake.next()
     assert job is not None
+    gate.intake.release(job)
     gate.intake.give_back(job)
     gate.intake.settled()
     assert await gate.intake.next() is job

@@ -186,7 +186,8 @@ def _retry(job: Job, batch: BatchRecord, again: Again, changes: dict[str, Any]) 
     if not batches.retryable(batch.id, again):
         session.tell("retry_none", batch=batch.id)
         session.answer(_summary(job, batch, 0.0, None))
-        return OK
+        counts = batches.counts(batch.id)
+        return OK if counts.of(RowState.SUCCEEDED) == counts.total else SOME_FAILED
     if not may_replace(session, job.output, batch.settings.output, yes=job.yes):
         session.tell("nothing_sent")
         return OK

@@ -108,12 +108,12 @@ class Attempts:
         self.stopping = False
         """whether runs are to be stopped as soon as their task ids are known"""
         self._stops: set[asyncio.Task[None]] = set()
-        self._preparing: set[int] = set()
 
     async def run(self, job: RowJob, slot: int) -> bool:
         """One attempt of a row on a slot. True if the slot is free again; False if it must stay the attempt's own."""
         lane = self._lane
         if not await lane.share.reserve(lane.intake.quit):
+            lane.intake.release(job)
             lane.intake.settled()
             return True
         reserved_at = lane.clock.monotonic()
@@ -123,7 +123,9 @@ class Attempts:
         if ready is None:
             return True
         listening = _Listening(key, user, slot, lane.clock.wall(), reserved_at, mode, ready)
-        if not await self._intend(listening):
+        taken = await self._intend(listening)
+        lane.intake.release(job)
+        if not taken:
             lane.intake.settled()
             return True
         return await self._send(job, listening)
@@ -132,12 +134,6 @@ class Attempts:
         """The row's inputs with its files uploaded; None if the row was put back, or failed, for want of one. Nothing
         is intended yet: an upload is no run, and may take its time."""
         lane, ready = self._lane, None
-        if job.position in self._preparing:
-            # A waiting row stays due until it is intended, and was read from the store once more meanwhile.
-            lane.share.cancel()
-            lane.intake.settled()
-            return None
-        self._preparing.add(job.position)
         try:
             ready = await lane.uploads.ready(job, intend.user, lane.intake.quit)
         except DifyFailureError as error:
@@ -149,10 +145,10 @@ class Attempts:
                 lane.pause(verdict.cause or Cause.BAD_FILE, error.failure.message or error.failure.code)
             lane.share.trouble(_sample_of(error.failure, verdict), verdict.cause)
         finally:
-            self._preparing.discard(job.position)
             if ready is None:
                 lane.share.cancel()
         if ready is None:
+            lane.intake.release(job)
             lane.intake.give_back(job)
             lane.intake.settled()
         return ready
@@ -161,6 +157,7 @@ class Attempts:
         lane = self._lane
         if await lane.recorder.put(intend):
             await lane.recorder.put(Refuse(intend.key, str(verdict.cause), error, verdict.move))
+        lane.intake.release(job)
         after_verdict(lane, job, verdict, Outcome(RunStatus.FAILED, error=error))
 
     async def _intend(self, heard: _Listening) -> bool:

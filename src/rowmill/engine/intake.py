@@ -46,6 +46,8 @@ class Intake:
         self._until = until
         self._allowed = allowed
         self._ready: deque[RowJob] = deque()
+        self._held: set[int] = set()
+        """positions of rows that were read and are not intended yet: the store still tells of them as startable"""
         self._after = -1
         self._drained = False
         self._rewound = False
@@ -60,8 +62,14 @@ class Intake:
 
     def give_back(self, job: RowJob) -> None:
         """A row that was taken and certainly did not run."""
-        self._ready.appendleft(job)
+        if job.position not in self._held:  # else it was read again already
+            self._held.add(job.position)
+            self._ready.appendleft(job)
         self._changed.set()
+
+    def release(self, job: RowJob) -> None:
+        """A row that was taken: its intent is committed, or nobody will work on it. From now on the store tells."""
+        self._held.discard(job.position)
 
     def wait_until(self, due_at: float) -> None:
         """A row waits for a moment (Unix seconds)."""
@@ -136,19 +144,26 @@ class Intake:
         ended, self._ended = self._ended, []
         if ended:
             found = await asyncio.to_thread(self._store.next_turns, self._batch_id, ended, self._until)
-            self._ready.extendleft(reversed(await self._judged(found)))
+            self._ready.extendleft(reversed(self._hold(await self._judged(found), set())))
 
     async def _read_page(self) -> None:
         self._due = None
         if self._rewound:
             self._rewound, self._after = False, -1
+        held = set(self._held)
         jobs, due_at = await asyncio.to_thread(self._read)
         if due_at is not None:
             self.wait_until(due_at)  # a row may have begun to wait while the store was read
         fresh = [job.position for job in jobs if job.position > self._after]
         self._after = max(fresh, default=self._after)
         self._drained = len(jobs) < PAGE and not self._rewound
-        self._ready.extend(await self._judged(jobs))
+        self._ready.extend(self._hold(await self._judged(jobs), held))
+
+    def _hold(self, jobs: list[RowJob], held: set[int]) -> list[RowJob]:
+        """Those that nobody holds, nor held (`held`) when the reading began: what was read of such a row is old."""
+        fresh = [job for job in jobs if job.position not in self._held and job.position not in held]
+        self._held.update(job.position for job in fresh)
+        return fresh
 
     async def _judged(self, jobs: Sequence[RowJob]) -> list[RowJob]:
         """Those that may start; a turn that can never start ends here, with all that come after it."""

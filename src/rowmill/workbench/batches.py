@@ -6,7 +6,16 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rowmill.domain.batch import UNFINISHED, BatchMove, BatchState, RowState
+from rowmill.domain.batch import (
+    RETRIED_BY_CAUSE_ONLY,
+    ROW_MOVES,
+    UNFINISHED,
+    BatchMove,
+    BatchState,
+    RowMove,
+    RowState,
+)
+from rowmill.domain.causes import Cause
 from rowmill.domain.errors import IllegalMoveError, MappingError, UsageError
 from rowmill.domain.form import CONVERSATION
 from rowmill.domain.mapping import find_field
@@ -77,13 +86,14 @@ class Batches:
 
     def retryable(self, batch_id: str, again: Again) -> int:
         """How many rows `retry` would put back, at most."""
-        states = [RowState.FAILED, RowState.STOPPED]
+        sources = ROW_MOVES[RowMove.RETRY][0]
         if again.positions is not None:
             return len(again.positions)
         if again.cause is None:
-            return self.counts(batch_id).of(*states)
-        states.append(RowState.UNKNOWN)
-        return sum(rows for name, state, rows in self.causes(batch_id) if name == again.cause and state in states)
+            return self.counts(batch_id).of(*(sources - RETRIED_BY_CAUSE_ONLY))
+        if again.cause != Cause.NEEDS_PERSON:
+            sources = sources - {RowState.WAITING}  # such a row goes again by itself
+        return sum(rows for name, state, rows in self.causes(batch_id) if name == again.cause and state in sources)
 
     def counts(self, batch_id: str) -> Counts:
         return self._tools.store.counts(batch_id)

@@ -88,7 +88,7 @@ def accept(
 
 
 async def strike(fault: Fault, wire: Wire) -> bool:
-    """A fault before the file was read: True if the answer is given."""
+    """A fault before the file was kept: True if the answer is given."""
     match fault.kind:
         case "upload_reset":
             wire.abort()
