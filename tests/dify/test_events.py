@@ -205,6 +205,15 @@ def test_outputs_are_kept_as_they_came(outputs: str, expected: str) -> None:
     assert outcome.outputs == expected
 
 
+@pytest.mark.parametrize("status", ["running", "scheduled"])
+def test_a_run_that_goes_on_has_no_end(status: str) -> None:
+    """Whatever brought the word: it was paid for, so its end is looked for by its id."""
+    going = {"event": "workflow_finished", "workflow_run_id": "run-1", "data": {"status": status, "outputs": {}}}
+    assert [type(x) for x in read([going])] == [Attached]
+    assert [type(x) for x in read([going, STARTED, FINISHED])] == [Attached, Finished]
+    assert read_blocking(json.dumps(going).encode(), Mode.WORKFLOW) == read([going])
+
+
 def test_no_outputs_at_all() -> None:
     assert only_outcome(read([event("workflow_finished", data={"status": "failed"})])).outputs == "{}"
 

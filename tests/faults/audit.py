@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rowmill.domain.batch import RowState
+from rowmill.domain.causes import Cause
 
 if TYPE_CHECKING:
     from rowmill.testing.fake_dify.runs import LedgerRun
@@ -74,7 +75,8 @@ def tally(runs: Iterable[LedgerRun], results: Iterable[Mapping[str, Any]], *, tr
     for run in runs:
         by_row[str(run.inputs["query"])].append(run)
     counted = Tally(tried=tried, rows=len(rows))
-    counted.lost = sum(row["status"] in _OPEN for row in rows.values())
+    # Who waits for a person is told so, and may wait for days.
+    counted.lost = sum(row["status"] in _OPEN and row.get("cause") != Cause.NEEDS_PERSON for row in rows.values())
     counted.unknown = sum(row["status"] == "unknown" for row in rows.values())
     for text, its_runs in by_row.items():
         row = rows.get(text)

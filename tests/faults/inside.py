@@ -48,7 +48,7 @@ class Inside(Ran):
     folder: Path = Path()
 
     def tally(self, *, tried: int, runs: list[Any] | None = None) -> audit.Tally:
-        rows = [{"inputs": row.inputs, "status": row.state.value} for row in self.rows]
+        rows = [{"inputs": row.inputs, "status": row.state.value, "cause": row.cause} for row in self.rows]
         counted = audit.tally(self.fake.ledger.runs if runs is None else runs, rows, tried=tried)
         assert counted.rows == len(rows) == sum(self.states.values())
         audit.no_secret(KEY, str(self.events), folder=self.folder)

@@ -10,6 +10,8 @@ import signal
 import socket
 import sqlite3
 import ssl
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -32,7 +34,7 @@ from tests.faults import audit
 from tests.faults.audit import Tally, size
 from tests.faults.house import house, make_fake
 from tests.faults.inside import DEADLINES, SPEED, inside, queries, texts_with
-from tests.faults.processes import rowmill, until
+from tests.faults.processes import KEY, clean_environment, rowmill, until
 from tests.faults.proxy import Harm, Proxy, answering
 
 pytestmark = pytest.mark.slow
@@ -333,21 +335,32 @@ def test_C13_redirect_elsewhere(tmp_path: Path) -> None:
     audit.note("C13", "307 to another host", "processes", counted)
 
 
-@pytest.mark.parametrize("wrong", ["expired", "another host", "unknown authority"])
+REASONS = {
+    "expired": "certificate has expired",
+    "another host": "Hostname mismatch",
+    "unknown authority": "unable to get local issuer certificate",
+}
+
+
+@pytest.mark.parametrize("wrong", REASONS)
 def test_C14_tls(tmp_path: Path, wrong: str) -> None:
     """Refused in words, and the key is not sent."""
     context, authority = _tls(tmp_path, wrong)
     (tmp_path / "rows.csv").write_text("query\nx\n")
     with answering(lambda _: b"HTTP/1.1 200 OK\r\n\r\n", context) as server:
-        proc = rowmill(
-            "run", "rows.csv", "--base-url", f"https://localhost:{server.port}/v1", "--yes", "--json",
-            "--data-dir", tmp_path / "data", cwd=tmp_path, SSL_CERT_FILE=str(authority),
+        # Not forked from one that has read the machine's authorities already.
+        called = subprocess.run(
+            [sys.executable, "-m", "rowmill", "run", "rows.csv", "--yes", "--json",
+             "--base-url", f"https://localhost:{server.port}/v1", "--data-dir", str(tmp_path / "data")],
+            cwd=tmp_path, env=clean_environment() | {"SSL_CERT_FILE": str(authority), "ROWMILL_API_KEY": KEY},
+            capture_output=True, timeout=60, check=False,
         )  # fmt: skip
-        assert proc.wait() == 2
-    error = proc.answer()["error"]
-    assert error["code"] == "app_unreachable", error
-    assert error["params"]["reason"] == "tls_refused"
+        assert called.returncode == 2
+    error = json.loads(called.stdout)["error"]
+    assert error["code"] == "app_tls_refused", error
     assert "certificate" in error["message"].lower()
+    assert REASONS[wrong] in error["message"]
+    assert KEY.encode() not in called.stdout + called.stderr
     assert server.heard == []
     own = {"requests with a key": len(server.heard)}
     audit.note("C14", f"TLS: {wrong}", "processes", Tally(tried=1, own=own))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
 _STATUSES = {status.value for status in RunStatus}
+# What is told of a run that goes on, whatever brought it: its end is to be looked for.
+_GOES_ON = ("scheduled", "running")
 _ANSWER_EVENTS = ("message", "agent_message", "message_file")
 # An iteration or loop tells the price of its inner nodes once more, as its own: theirs alone are added up. (Dify sends
 # `*_completed` for such a node; some versions send `node_finished` as well.)
@@ -113,6 +115,8 @@ class RunReader:
         return []
 
     def _finish(self, event: dict[str, Any], text: str, *, damaged: bool) -> list[RunEvent]:
+        if _object(event.get("data")).get("status") in _GOES_ON:
+            return []
         outcome = _read_run(_object(event.get("data")), member_text(text, "data", "outputs"), self.attached)
         if outcome.status is RunStatus.PAUSED and outcome.asks is None:
             outcome = replace(outcome, asks=read_asks(None, self._asks))
@@ -194,11 +198,13 @@ def _start_failure(event: dict[str, Any], code: str, message: str) -> Failure:
 
 
 def read_blocking(body: bytes, mode: Mode) -> list[RunEvent]:
-    """The JSON answer of a blocking run."""
+    """The JSON answer of a blocking run. No end is told where the run goes on."""
     text, damaged = _decode(body)
     answer = _read_object(text)
     attached = _ids(answer)
     if isinstance(answer.get("data"), dict):
+        if answer["data"].get("status") in _GOES_ON:
+            return [attached]
         outcome = _read_run(answer["data"], member_text(text, "data", "outputs"), attached)
     elif "answer" in answer and mode is not Mode.WORKFLOW:
         outcome = _read_message(answer, attached)
