@@ -71,6 +71,15 @@ class Marks:
     def was_sent(self, slot: int, key: AttemptKey) -> bool | None:
         return None if self.former is None else self.former.get(slot) == key
 
+    def handle(self, position: int | None) -> None:
+        """Processes are killed between two steps here: no row is to blame (test_process.py, A7)."""
+
+    def deaths(self) -> dict[int, int]:
+        return {}
+
+    def forget(self, position: int) -> None:
+        """There is nothing to forget."""
+
     def close(self) -> None:
         """Nothing to let go of."""
 

@@ -24,6 +24,8 @@ class Fact(StrEnum):
     """what became of row `row` is known now"""
     GAVE_UP = "gave_up"
     """row `row`: looked for in vain"""
+    QUARANTINED = "quarantined"
+    """row `row` has ended several processes: it is left alone"""
     PAUSING = "pausing"
     """no new rows, because of `cause`; `detail` is what the server said"""
     STORE_TROUBLE = "store_trouble"

@@ -163,6 +163,13 @@ class Attempts:
             await lane.recorder.put(Refuse(intend.key, str(verdict.cause), error, verdict.move))
         after_verdict(lane, job, verdict, Outcome(RunStatus.FAILED, error=error))
 
+    async def quarantine(self, job: RowJob, slot: int) -> None:
+        """A row that has ended several processes is not tried once more: it fails, and nothing was sent."""
+        lane = self._lane
+        key = AttemptKey(lane.batch_id, job.position, job.tries + 1)
+        intend = Intend(key, slot, user_of(lane.batch_id, job, slot), lane.clock.wall())
+        await self._fail_unsent(job, intend, Verdict(Action.SETTLE, Cause.KILLS_PROCESS), "")
+
     async def _intend(self, heard: _Listening) -> bool:
         lane = self._lane
         try:

@@ -13,10 +13,11 @@ from rowmill.domain.causes import Cause
 from rowmill.domain.events import Event, Fact
 from rowmill.engine.attempt import Attempts, Lane
 from rowmill.engine.downloads import Downloads
+from rowmill.engine.handling import MOST_DEATHS, handled
 from rowmill.engine.intake import Intake
 from rowmill.engine.reconcile import Reconciler, Settled
 from rowmill.engine.uploads import Uploads
-from rowmill.ports.store import Lose, Refuse
+from rowmill.ports.store import GiveUp, Lose, Refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,6 +120,8 @@ class BatchRunner:
             self._lane, work.store, work.recovery, work.tell, asyncio.to_thread, work.patience
         )
         self._slots = Slots()
+        self._deadly: set[int] = set()
+        """rows that have ended several processes"""
         self._searches: set[asyncio.Task[None]] = set()
         self._searched: dict[AttemptKey, OpenAttempt] = {}
         self._laid_down: list[tuple[OpenAttempt, Failure | None]] = []
@@ -217,7 +220,8 @@ class BatchRunner:
         self._slots.busy = await asyncio.to_thread(self._work_with.store.busy_slots, self._batch.id)
         if left:
             self._tell(Event(Fact.RECOVERING, {"attempts": len(left)}))
-        lost = [attempt for attempt in left if not await self._never_left(attempt)]
+        self._deadly = await self._deadly_rows()
+        lost = [attempt for attempt in left if not await self._never_left(attempt) and not await self._left(attempt)]
         # Every intent is judged now: nothing of what a former process marked is needed any more.
         self._lane.sent.begin()
         for attempt in lost:
@@ -252,6 +256,34 @@ class BatchRunner:
             return True
         await self._recorder.put(Lose(attempt.key, Cause.REPLY_LOST.value))
         return False
+
+    # ── rows that kill their process ────────────────────────────────────────────────────────────────────────────
+
+    async def _deadly_rows(self) -> set[int]:
+        sent, store = self._lane.sent, self._work_with.store
+        for position in sent.deaths():
+            row = await asyncio.to_thread(store.row, self._batch.id, position)
+            if row is None or row.state.is_done:
+                sent.forget(position)
+        return {position for position, deaths in sent.deaths().items() if deaths >= MOST_DEATHS}
+
+    async def _left(self, attempt: OpenAttempt) -> bool:
+        """Whether it was left alone: looking for it means to read what has ended a process each time. It may have been
+        paid for, so a person decides."""
+        position, cause = attempt.key.position, Cause.KILLS_PROCESS.value
+        if position not in self._deadly:
+            return False
+        await self._recorder.put(GiveUp(attempt.key, cause, attempt.run_id))
+        self._tell(Event(Fact.QUARANTINED, {"position": position}))
+        self._lane.sent.forget(position)
+        return True
+
+    async def _quarantine(self, job: RowJob, slot: int) -> bool:
+        self._deadly.remove(job.position)
+        await self._attempts.quarantine(job, slot)
+        self._tell(Event(Fact.QUARANTINED, {"position": job.position}))
+        self._lane.sent.forget(job.position)
+        return True
 
     # ── workers: one per lane of the window ─────────────────────────────────────────────────────────────────────
 
@@ -291,7 +323,9 @@ class BatchRunner:
         # The window opens as soon as the first row is accepted, not only when it has ended.
         watch = None if self._share.proven.is_set() else asyncio.create_task(self._hire_when_proven())
         try:
-            return await self._attempts.run(job, slot)
+            if job.position in self._deadly:
+                return await self._quarantine(job, slot)
+            return await handled(self._lane.sent, job.position, self._attempts.run(job, slot))
         finally:
             if watch is not None:
                 watch.cancel()
@@ -322,7 +356,8 @@ class BatchRunner:
     async def _settle(self, attempt: OpenAttempt, failure: Failure | None) -> None:
         self._searched[attempt.key] = attempt
         try:
-            settled = await self._reconciler.settle(attempt, failure)
+            work = self._reconciler.settle(attempt, failure)
+            settled = await handled(self._lane.sent, attempt.key.position, work)
         finally:
             del self._searched[attempt.key]
         if settled is Settled.LAID_DOWN:

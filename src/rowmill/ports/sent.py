@@ -29,4 +29,17 @@ class SentMarks(Protocol):
         machine."""
         ...
 
+    def handle(self, position: int | None) -> None:
+        """From now on this row's content is being worked on; None: no row's. Costs as good as nothing."""
+        ...
+
+    def deaths(self) -> dict[int, int]:
+        """How many former processes died while they handled which row, by its position. Survives `begin`; a reboot, a
+        copy or another machine forgets it."""
+        ...
+
+    def forget(self, position: int) -> None:
+        """The deaths that this row has seen count no more."""
+        ...
+
     def close(self) -> None: ...
