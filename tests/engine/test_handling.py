@@ -88,13 +88,26 @@ def test_deaths_are_counted_by_row(tmp_path: Path) -> None:
     again = SentFile(path)
     assert again.deaths() == marks.deaths(), "a death is counted once, whoever opens"
     again.begin()
-    again.mark(0, AttemptKey("batch", 0, 1))
+    again.mark(0, AttemptKey("batch", 0, 1), 7.5)
     again.forget(2)
     again.handle(4)
     again.close()
     last = SentFile(path)
     assert last.deaths() == {0: 1, 2**40: 1}, "who closes in order has not died"
     assert last.was_sent(0, AttemptKey("batch", 0, 1)) is True
+
+
+def test_the_moment_of_a_lost_attempt_is_kept(tmp_path: Path) -> None:
+    path, lost, other = tmp_path / "sent.marks", AttemptKey("batch", 0, 1), AttemptKey("batch", 9, 1)
+    first = SentFile(path)
+    first.begin()
+    first.mark(0, lost, 7.5)
+    first.mark(3, other, 8.5)
+    assert (first.sent_at(0, lost), first.sent_at(3, lost), first.sent_at(4, lost)) == (7.5, None, None)
+    for _ in range(3):
+        again = SentFile(path)
+        again.begin([(0, lost), (5, other)])
+        assert (again.sent_at(0, lost), again.sent_at(3, other), again.sent_at(5, other)) == (7.5, None, None)
 
 
 def test_more_deaths_than_there_is_room_for(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ class Attempts:
         if heard.start is None:
             raise _NotNowError
         self.live[heard.key] = heard
-        lane.sent.mark(heard.slot, heard.key)
+        lane.sent.mark(heard.slot, heard.key, lane.clock.monotonic())
 
     def _leave(self, heard: _Listening, sample: Sample, seconds: float | None, cause: Cause | None = None) -> None:
         """The place in flight, or the reservation of one, is free."""
@@ -353,6 +353,12 @@ class Attempts:
 def slot_user(batch_id: str, slot: int) -> str:
     """The end user of a slot: our own idempotency key. Dify's log can be asked for it (at most 30 characters)."""
     return f"rowmill-{batch_id[:8]}-s{slot}"
+
+
+def slot_of(batch_id: str, user: str | None) -> int | None:
+    """The slot whose end user this is; None for anybody else's."""
+    number = (user or "").removeprefix(f"rowmill-{batch_id[:8]}-s")
+    return int(number) if number.isdecimal() and user == slot_user(batch_id, int(number)) else None
 
 
 def user_of(batch_id: str, job: RowJob, slot: int) -> str:

@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING
 from rowmill.domain.errors import FencedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from rowmill.ports.store import AttemptKey
 
-_PLACE = struct.Struct(">32sqq")
+_KEY = struct.Struct(">32sqq")
+_PLACE = struct.Struct(">48sd")
 _DEATH = struct.Struct(">qq")
 _PAGE = 4096
 _HEADER = 128
@@ -54,14 +56,20 @@ class SentFile:
         self._map: mmap.mmap | None = None
         self._words = memoryview(bytearray(_PAGE)).cast("q")
 
-    def begin(self) -> None:
+    def begin(self, kept: Iterable[tuple[int, AttemptKey]] = ()) -> None:
         self.close()
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         self._inode = os.fstat(self._file).st_ino
         os.pwrite(self._file, self._first_page(), 0)
         self._map = mmap.mmap(self._file, _PAGE)
         self._words = memoryview(self._map).cast("q")
+        for slot, key in kept:
+            if self.was_sent(slot, key):
+                os.pwrite(self._file, self._former_place(slot), _offset(slot))
         self._former_path.unlink(missing_ok=True)
+
+    def _former_place(self, slot: int) -> bytes:
+        return self._former[slot * _PLACE.size : (slot + 1) * _PLACE.size]
 
     def _first_page(self) -> bytes:
         header = _own_header(self._file) or b""
@@ -70,8 +78,8 @@ class SentFile:
         deaths = b"".join(_DEATH.pack(position, count) for position, count in most)
         return (header.ljust(_DEATHS, b"\0") + deaths).ljust(_PAGE, b"\0")
 
-    def mark(self, slot: int, key: AttemptKey) -> None:
-        os.pwrite(self._file, _place(key), _PAGE + slot * _PLACE.size)
+    def mark(self, slot: int, key: AttemptKey, at: float) -> None:
+        os.pwrite(self._file, _PLACE.pack(_packed(key), at), _offset(slot))
         if not self._is_mine():
             raise FencedError("fenced", fence=None, newest=None)
 
@@ -84,8 +92,14 @@ class SentFile:
     def was_sent(self, slot: int, key: AttemptKey) -> bool | None:
         if not self._trusted:
             return None
-        start = slot * _PLACE.size
-        return self._former[start : start + _PLACE.size] == _place(key)
+        return self._former_place(slot)[: _KEY.size] == _packed(key)
+
+    def sent_at(self, slot: int, key: AttemptKey) -> float | None:
+        place = b"" if self._file == _NOBODY else os.pread(self._file, _PLACE.size, _offset(slot))
+        if len(place) < _PLACE.size:
+            return None
+        marked, at = _PLACE.unpack(place)
+        return float(at) if marked == _packed(key) else None
 
     def handle(self, position: int | None) -> None:
         self._words[_HANDLED] = 0 if position is None else position + 1
@@ -144,5 +158,9 @@ def _own_header(file: int) -> bytes | None:
     return f"rowmill-sent-2 {boot_id} {own.st_dev} {own.st_ino}".encode().ljust(_HEADER)
 
 
-def _place(key: AttemptKey) -> bytes:
-    return _PLACE.pack(key.batch_id.encode()[:32], key.position, key.number)
+def _offset(slot: int) -> int:
+    return _PAGE + slot * _PLACE.size
+
+
+def _packed(key: AttemptKey) -> bytes:
+    return _KEY.pack(key.batch_id.encode()[:32], key.position, key.number)
