@@ -243,6 +243,13 @@ async def test_runs_of(data: Any, expected: list[LoggedRun]) -> None:
     }
 
 
+async def test_runs_of_anybody() -> None:
+    async with serving(reply(200, {"data": []})) as wire, client_of(wire) as client:
+        assert await client.runs_of(None, 1445412480.9, 3) == []
+    query = urlsplit(wire.requests[0].split(b" ")[1].decode()).query
+    assert parse_qs(query) == {"created_at__after": ["2015-10-21T07:28:00+00:00"], "limit": ["100"], "page": ["3"]}
+
+
 # ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,9 @@ class Bench:
             AppRecord("app", self.serving.url, "files", Mode.WORKFLOW, self.fake.profile.version, b"", "")
         )
         draft = BatchState.DRAFT
-        self.store.add_batch(BatchRecord(B, app, FORM, Mapping(()), known, draft, "r.csv", "r", "d", ("doc",), 0.0))
+        self.store.add_batch(
+            BatchRecord(B, app, FORM, Mapping(()), known, draft, "r.csv", "r", "d", ("doc",), time.time())
+        )
         self.store.add_rows(B, [NewRow(i, i + 2, ("",), inputs) for i, inputs in enumerate(rows)])
         self.store.move_batch(B, BatchMove.CHECKED)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -81,13 +82,16 @@ def make_store(
     mode: Mode,
     version: str,
     talks: Sequence[str | None] = (),
+    created_at: float | None = None,
 ) -> SqlStore:
-    """A queued batch with one row per text; `talks`: the conversations that the first ones are turns of."""
+    """A queued batch, made now unless said otherwise, with one row per text; `talks`: the conversations that the first
+    ones are turns of."""
     store = SqlStore(folder / "rowmill.db")
     app = store.save_app(AppRecord("app", url, "echo", mode, version, b"", ""))
+    made = time.time() if created_at is None else created_at
     store.add_batch(
         BatchRecord(
-            B, app, FORM, Mapping(()), settings, BatchState.DRAFT, "rows.csv", "rows", "digest", ("query",), 0.0
+            B, app, FORM, Mapping(()), settings, BatchState.DRAFT, "rows.csv", "rows", "digest", ("query",), made
         )
     )
     variable = "sys.query" if mode.is_chat else "query"

@@ -40,6 +40,7 @@ class World:
             intake=SimpleNamespace(quit=self.quit, settled=lambda _: None),
             clock=QuickClock(10_000.0),
             brakes=SimpleNamespace(allow=lambda verdict: verdict, note=lambda *_: None),
+            sent=SimpleNamespace(sent_at=lambda *_: None),
             downloads=SimpleNamespace(collect=lambda *_: None),
             pause=lambda *_: None,
         )

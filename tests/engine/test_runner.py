@@ -156,7 +156,7 @@ async def test_intent_that_may_have_left_is_not_sent_again(tmp_path: Path) -> No
         key = AttemptKey(B, 0, 1)
         marks = SentFile(tmp_path / f"sent-{B}.marks")
         marks.begin()
-        marks.mark(0, key)
+        marks.mark(0, key, 0.0)
         marks.close()
         store.write([Intend(key, 0, f"rowmill-{B}-s0", 0.0)], fence)
         events: list = []
@@ -192,16 +192,16 @@ def test_marks_that_another_runner_has_opened(tmp_path: Path) -> None:
     up: the newer runner has judged it. Nor may it write into the newer one's marks."""
     sleeper = SentFile(tmp_path / "sent.marks")
     sleeper.begin()
-    sleeper.mark(0, AttemptKey(B, 0, 1))
+    sleeper.mark(0, AttemptKey(B, 0, 1), 0.0)
     newer = SentFile(tmp_path / "sent.marks")
     assert newer.was_sent(0, AttemptKey(B, 0, 1)) is True
     assert newer.was_sent(1, AttemptKey(B, 1, 1)) is False
     with pytest.raises(FencedError):
-        sleeper.mark(1, AttemptKey(B, 1, 1))
+        sleeper.mark(1, AttemptKey(B, 1, 1), 0.0)
     newer.begin()
-    newer.mark(1, AttemptKey(B, 7, 1))
+    newer.mark(1, AttemptKey(B, 7, 1), 0.0)
     with pytest.raises(FencedError):
-        sleeper.mark(1, AttemptKey(B, 1, 1))
+        sleeper.mark(1, AttemptKey(B, 1, 1), 0.0)
     newest = SentFile(tmp_path / "sent.marks")
     assert newest.was_sent(1, AttemptKey(B, 7, 1)) is True
     for marks in (sleeper, newer, newest):
@@ -211,7 +211,7 @@ def test_marks_that_another_runner_has_opened(tmp_path: Path) -> None:
 def test_marks_stay_until_they_were_judged(tmp_path: Path) -> None:
     marks = SentFile(tmp_path / "sent.marks")
     marks.begin()
-    marks.mark(0, AttemptKey(B, 0, 1))
+    marks.mark(0, AttemptKey(B, 0, 1), 0.0)
     for _ in range(3):
         opened = SentFile(tmp_path / "sent.marks")
         assert opened.was_sent(0, AttemptKey(B, 0, 1)) is True
@@ -247,8 +247,8 @@ async def test_marks_of_one_batch_survive_another(tmp_path: Path) -> None:
     first, second = (SentFile(tmp_path / f"sent-{name}.marks") for name in ("one", "two"))
     for marks in (first, second):
         marks.begin()
-    first.mark(0, AttemptKey("one", 0, 1))
-    second.mark(0, AttemptKey("two", 0, 1))
+    first.mark(0, AttemptKey("one", 0, 1), 0.0)
+    second.mark(0, AttemptKey("two", 0, 1), 0.0)
     again = SentFile(tmp_path / "sent-one.marks")
     assert again.was_sent(0, AttemptKey("one", 0, 1)) is True
     assert again.was_sent(0, AttemptKey("one", 0, 2)) is False

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
+from rowmill.dify import events as dify_events
 from rowmill.dify.client import DifyClient
 from rowmill.ports.store import Record
 from rowmill.store.sql import SqlStore
@@ -14,9 +15,10 @@ from rowmill.store.sql import SqlStore
 
 def arm(spec: str) -> None:
     """`before_commit:Finish:3`: die before the third commit that holds a Finish; `after_commit` likewise;
-    `poison:TEXT`: die when a row with this text is sent."""
+    `poison:TEXT`: die when a row with this text is about to be sent; `poison_answer:TEXT`: when its answer is read."""
     name, *rest = spec.split(":")
-    {"before_commit": _before, "after_commit": _after, "poison": _poison}[name](*rest)
+    points = {"before_commit": _before, "after_commit": _after, "poison": _poison, "poison_answer": _poison_answer}
+    points[name](*rest)
 
 
 def die() -> None:
@@ -60,3 +62,15 @@ def _poison(text: str) -> None:
             yield event
 
     DifyClient.run = watched  # type: ignore[method-assign,assignment]
+
+
+def _poison_answer(text: str) -> None:
+    """Wherever the answer is read: in the stream, and when the run is found again."""
+    read = dify_events._read_run
+
+    def watched(data: Any, outputs: str | None, *rest: Any) -> Any:
+        if text in str(outputs):
+            die()
+        return read(data, outputs, *rest)
+
+    dify_events._read_run = watched

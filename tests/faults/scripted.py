@@ -234,11 +234,12 @@ class ScriptedApp:
         outcome = run.outcome() if run.ended(now) else None
         return RunDetail(run_id, run.status.value if outcome else "running", outcome, run.inputs)
 
-    async def runs_of(self, user: str, after: float) -> list[LoggedRun]:
+    async def runs_of(self, user: str | None, after: float, page: int = 1) -> list[LoggedRun]:
         now = await self._ask()
-        begun = [run for run in self._server.runs if run.user == user and run.begun(now)]
+        begun = [run for run in self._server.runs if user in (None, run.user) and run.begun(now)]
         wall = self._clock.wall() - now
-        return [LoggedRun(run.run_id, "running", wall + run.begins, user) for run in reversed(begun)]
+        lines = [LoggedRun(run.run_id, "running", wall + run.begins, run.user) for run in begun]
+        return sorted(lines, key=lambda line: -line.created_at)[100 * (page - 1) : 100 * page]
 
     async def stop(self, task_id: str, user: str) -> None:
         """Dify says yes, and does it or not."""

@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import xlsxwriter
@@ -20,7 +21,7 @@ import xlsxwriter
 from rowmill.testing.fake_dify import Fault
 from tests.faults import audit
 from tests.faults.audit import Tally, size
-from tests.faults.house import house, make_fake
+from tests.faults.house import House, house, make_fake
 from tests.faults.processes import KEY, ROOT, Proc, clean_environment, lines, rowmill, spawn, until
 from tests.faults.tracer import Rule
 from tests.faults.writing import check_acknowledged
@@ -286,16 +287,56 @@ def test_A6_killed_with_a_result_in_hand(tmp_path: Path, moment: str) -> None:
     audit.note("A6", f"kill -9 {moment.replace('_', ' the ')} of a result", "failpoint", counted)
 
 
-@pytest.mark.xfail(strict=True, reason="A7: rows that kill their process are not quarantined yet")
-def test_A7_a_row_that_kills_its_process(tmp_path: Path) -> None:
-    with house(tmp_path, ["good 1", "poison", "good 2"], fake=make_fake(latency_ms=0, jitter_ms=0)) as place:
-        proc = place.begin(failpoint="poison:poison")
+@pytest.mark.parametrize(("failpoint", "state"), [("poison", "failed"), ("poison_answer", "unknown")])
+def test_A7_a_row_that_kills_its_process(tmp_path: Path, failpoint: str, state: str) -> None:
+    """Before it is sent, or with its paid answer; then nobody asks what would end the next process too."""
+    texts = [f"good {i}" for i in range(1, 8)] + ["poison"] + [f"good {i}" for i in range(8, 16)]
+    with house(tmp_path, texts) as place:
+        proc = place.begin(failpoint=f"{failpoint}:poison")
         deaths = 0
         while proc.wait() == -signal.SIGKILL and deaths < 5:
+            place.said += [proc.out, proc.err]
             deaths += 1
-            proc = place.resume(failpoint="poison:poison")
-        assert proc.wait() in (0, 1), "the batch never ends"
+            proc = place.resume(failpoint=f"{failpoint}:poison")
         assert deaths == 3
+        assert proc.wait() == 1, "the batch never ends"
+        rows = {row["inputs"]["query"]: row for row in lines(place.target)}
+        poison = rows.pop("poison")
+        assert (poison["status"], poison["cause"]) == (state, "kills_process")
+        assert {row["status"] for row in rows.values()} == {"succeeded"}
+        # By itself it is never tried again; by hand it is, and has as many lives as any other.
+        paid = place.posts
+        proc = place.resume(failpoint=f"{failpoint}:poison")
+        assert proc.wait() == 1
+        assert place.posts == paid
+        counted = audit.tally(place.fake.ledger.runs, lines(place.target), tried=deaths)
+        counted.check(unknown=None, blind=True)
+        proc = _retry(place, failpoint=f"{failpoint}:poison")
+        assert proc.wait() == -signal.SIGKILL
+        proc = place.resume()
+        assert proc.answer()["succeeded"] == 16
+    counted.own = {"deaths until it is left alone": deaths, "the row": state}
+    audit.note("A7", f"a row that kills its process ({failpoint})", "failpoint", counted)
+
+
+def _retry(place: House, **how: Any) -> Proc:
+    args = ("retry", place.batch, "--cause", "kills_process", "-o", place.target, "--data-dir", place.data, "--json")
+    return rowmill(*args, cwd=place.folder, **{**place.env, **how})
+
+
+def test_A7_rows_that_were_only_in_flight(tmp_path: Path) -> None:
+    """The same rows are under way each time that somebody kills the process: none of them is to blame."""
+    with house(tmp_path, 8, fake=make_fake(latency_ms=0, jitter_ms=0)) as place:
+        place.fake.faults.add(Fault("hold_started", times=8, params={"seconds": 4}))
+        place.env["ROWMILL_LOST_WINDOW"] = "60"
+        proc = place.begin()
+        place.wait_for_runs(1, proc)
+        for _ in range(5):
+            threading.Event().wait(0.3)
+            place.killed(proc)
+            proc = place.resume()
+        counted = place.end(proc, tried=5)
+    audit.note("A7", "rows that were only in flight at five deaths", "processes", counted)
 
 
 # ── A8 ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

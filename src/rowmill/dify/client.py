@@ -232,10 +232,14 @@ class DifyClient:
             return None
         return RunDetail(run_id, str(detail.get("status")), outcome, read_inputs(detail.get("inputs")))
 
-    async def runs_of(self, user: str, after: float) -> list[LoggedRun]:
+    async def runs_of(self, user: str | None, after: float, page: int = 1) -> list[LoggedRun]:
         """See DifyApp.runs_of."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(after))
-        query = {"created_by_end_user_session_id": user, "created_at__after": moment, "limit": "100"}
+        query = {"created_at__after": moment, "limit": "100"}
+        if user is not None:
+            query["created_by_end_user_session_id"] = user
+        if page > 1:
+            query["page"] = str(page)
         body, _ = await self._call("GET", "/workflows/logs", query=query)
         return [run for run in map(read_logged, _items(body)) if run is not None]
 

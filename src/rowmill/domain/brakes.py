@@ -32,7 +32,14 @@ class Brake(StrEnum):
     TIME = "time_limit"
 
 
-Reason = Cause | Brake
+class Halt(StrEnum):
+    """Why a batch stands still although no row met anything: the text `pause_reason.<halt>`."""
+
+    RESTORED = "restored"
+    """Dify has done more for the batch than this data folder knows; a person starts it again"""
+
+
+Reason = Cause | Brake | Halt
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,8 @@ class Cause(StrEnum):
     RUN_FAILED = "run_failed"
     STOPPED = "stopped"
     NEEDS_PERSON = "needs_person"
+    # its content ends the whole process
+    KILLS_PROCESS = "kills_process"
     # what became of it is not known
     REPLY_LOST = "reply_lost"
     NEVER_ENDED = "run_never_ended"

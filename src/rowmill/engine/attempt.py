@@ -160,6 +160,13 @@ class Attempts:
         lane.intake.release(job)
         after_verdict(lane, job, verdict, Outcome(RunStatus.FAILED, error=error))
 
+    async def quarantine(self, job: RowJob, slot: int) -> None:
+        """A row that has ended several processes is not tried once more: it fails, and nothing was sent."""
+        lane = self._lane
+        key = AttemptKey(lane.batch_id, job.position, job.tries + 1)
+        intend = Intend(key, slot, user_of(lane.batch_id, job, slot), lane.clock.wall())
+        await self._fail_unsent(job, intend, Verdict(Action.SETTLE, Cause.KILLS_PROCESS), "")
+
     async def _intend(self, heard: _Listening) -> bool:
         lane = self._lane
         try:
@@ -196,7 +203,7 @@ class Attempts:
         if heard.start is None:
             raise _NotNowError
         self.live[heard.key] = heard
-        lane.sent.mark(heard.slot, heard.key)
+        lane.sent.mark(heard.slot, heard.key, lane.clock.monotonic())
 
     def _leave(self, heard: _Listening, sample: Sample, seconds: float | None, cause: Cause | None = None) -> None:
         """The place in flight, or the reservation of one, is free."""
@@ -343,6 +350,12 @@ class Attempts:
 def slot_user(batch_id: str, slot: int) -> str:
     """The end user of a slot: our own idempotency key. Dify's log can be asked for it (at most 30 characters)."""
     return f"rowmill-{batch_id[:8]}-s{slot}"
+
+
+def slot_of(batch_id: str, user: str | None) -> int | None:
+    """The slot whose end user this is; None for anybody else's."""
+    number = (user or "").removeprefix(f"rowmill-{batch_id[:8]}-s")
+    return int(number) if number.isdecimal() and user == slot_user(batch_id, int(number)) else None
 
 
 def user_of(batch_id: str, job: RowJob, slot: int) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import AttemptState, Outcome, RunStatus
+from rowmill.domain.causes import Cause
 from rowmill.domain.errors import DifyFailureError
 from rowmill.domain.verdict import judge_outcome
 from rowmill.engine.attempt import finish_record
@@ -92,6 +93,8 @@ class Check:
 
     async def _outcome(self, attempt: OpenAttempt, lookup: Lookup) -> Outcome | None:
         recovery, run_id = self.recovery, attempt.run_id
+        if attempt.cause == Cause.KILLS_PROCESS.value:
+            return None  # it would end this process too
         if run_id is None and recovery.by_user and recovery.by_run_id:
             found = await lookup.run_id(attempt)
             run_id = found if isinstance(found, str) else None

@@ -202,9 +202,14 @@ class Reconciler:
     def _window(self, lost: OpenAttempt, failure: Failure | None) -> float:
         if failure is not None and failure.kind is FailureKind.ERRORED:
             return self._patience.errored_window
-        latest = lost.sent_at + self._patience.send_margin + self._lane.settings.lost_window
-        # A clock that was set back must not make us wait for hours.
-        return min(max(0.0, latest - self._lane.clock.wall()), self._lane.settings.lost_window)
+        clock, window = self._lane.clock, self._lane.settings.lost_window
+        marked_at = self._lane.sent.sent_at(lost.slot, lost.key)
+        if marked_at is not None:
+            passed = clock.monotonic() - marked_at
+        else:
+            # After a reboot, or on a copied folder, only the wall clock tells; it may have been set meanwhile.
+            passed = clock.wall() - lost.sent_at - self._patience.send_margin
+        return min(max(0.0, window - passed), window)
 
     async def _listen_again(self, lost: OpenAttempt, failure: Failure | None) -> Settled:
         """A chat's answer, among what was said to its user."""

@@ -8,18 +8,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import AttemptState, BatchState
-from rowmill.domain.brakes import Brake
+from rowmill.domain.brakes import Brake, Halt
 from rowmill.domain.causes import Cause
 from rowmill.domain.events import Event, Fact
 from rowmill.engine.attempt import Attempts, Lane
 from rowmill.engine.downloads import Downloads
+from rowmill.engine.handling import MOST_DEATHS, handled
 from rowmill.engine.intake import Intake
 from rowmill.engine.reconcile import Reconciler, Settled
+from rowmill.engine.restored import Restored
 from rowmill.engine.uploads import Uploads
-from rowmill.ports.store import Lose, Refuse
+from rowmill.ports.store import GiveUp, Lose, Refuse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rowmill.domain.brakes import Brakes, Reason
     from rowmill.domain.verdict import Failure
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 # every reply must not be sent the whole sheet.
 SEARCHES_PER_LANE = 2
 FEWEST_SEARCHES = 8
+# A batch that was made less than so many seconds ago, and never started, cannot have been copied since.
+FRESH = 60.0
 # Reasons that are no cause of failure: why a batch stands still although nothing is wrong.
 HELD = "held"
 
@@ -119,7 +123,11 @@ class BatchRunner:
             self._lane, work.store, work.recovery, work.tell, asyncio.to_thread, work.patience
         )
         self._slots = Slots()
+        self._deadly: set[int] = set()
+        """rows that have ended several processes"""
         self._searches: set[asyncio.Task[None]] = set()
+        self._adoption: asyncio.Task[None] | None = None
+        """runs that the store has not heard of are being taken over: no row starts before that is done"""
         self._searched: dict[AttemptKey, OpenAttempt] = {}
         self._laid_down: list[tuple[OpenAttempt, Failure | None]] = []
         self._workers: set[asyncio.Task[None]] = set()
@@ -217,9 +225,11 @@ class BatchRunner:
         self._slots.busy = await asyncio.to_thread(self._work_with.store.busy_slots, self._batch.id)
         if left:
             self._tell(Event(Fact.RECOVERING, {"attempts": len(left)}))
-        lost = [attempt for attempt in left if not await self._never_left(attempt)]
-        # Every intent is judged now: nothing of what a former process marked is needed any more.
-        self._lane.sent.begin()
+        self._deadly = await self._deadly_rows()
+        lost = [attempt for attempt in left if not await self._never_left(attempt) and not await self._left(attempt)]
+        # Every intent is judged now: of what a former process marked only the moments of lost ones are still needed.
+        self._lane.sent.begin([(attempt.slot, attempt.key) for attempt in lost])
+        await self._compare_with_log(left)
         for attempt in lost:
             self._intake.taken()
             self._search(attempt, None)
@@ -252,6 +262,65 @@ class BatchRunner:
             return True
         await self._recorder.put(Lose(attempt.key, Cause.REPLY_LOST.value))
         return False
+
+    # ── an old copy of the data folder ──────────────────────────────────────────────────────────────────────────
+
+    async def _compare_with_log(self, left: Sequence[OpenAttempt]) -> None:
+        """Before anything is sent: has Dify done more for this batch than the store knows? Then nothing is, until a
+        person starts the batch once more."""
+        batch, recovery = self._batch, self._work_with.recovery
+        never_sent = batch.started_at is None and self._clock.wall() - batch.created_at < FRESH
+        if batch.state is BatchState.STOPPING or never_sent or not (recovery.by_user and recovery.by_run_id):
+            return
+        restored = Restored(self._lane, self._work_with.store, batch, asyncio.to_thread)
+        confirmed = batch.state is BatchState.PAUSED and batch.reason == Halt.RESTORED.value
+        if not confirmed and not await restored.newer(left, set(self._slots.busy)):
+            return
+        if not confirmed:
+            self.ending = Ending(Halt.RESTORED)
+            self._close_intake()
+        self._tell(Event(Fact.RESTORED))
+        self._adoption = asyncio.create_task(self._adopt(restored))
+        self._searches.add(self._adoption)
+        self._adoption.add_done_callback(self._end_search)
+
+    async def _adopt(self, restored: Restored) -> None:
+        await asyncio.sleep(0)  # the others begin
+        others = self._searches - {self._adoption}
+        if others:
+            await asyncio.wait(others)
+        found = await restored.adopt()
+        self._tell(Event(Fact.ADOPTED, {"runs": found.runs, "rows": found.adopted}))
+        if self.ending.cause is Halt.RESTORED:
+            self.ending = Ending(Halt.RESTORED, f"found={found.runs} adopted={found.adopted}")
+
+    # ── rows that kill their process ────────────────────────────────────────────────────────────────────────────
+
+    async def _deadly_rows(self) -> set[int]:
+        sent, store = self._lane.sent, self._work_with.store
+        for position in sent.deaths():
+            row = await asyncio.to_thread(store.row, self._batch.id, position)
+            if row is None or row.state.is_done:
+                sent.forget(position)
+        return {position for position, deaths in sent.deaths().items() if deaths >= MOST_DEATHS}
+
+    async def _left(self, attempt: OpenAttempt) -> bool:
+        """Whether it was left alone: looking for it means to read what has ended a process each time. It may have been
+        paid for, so a person decides."""
+        position, cause = attempt.key.position, Cause.KILLS_PROCESS.value
+        if position not in self._deadly:
+            return False
+        await self._recorder.put(GiveUp(attempt.key, cause, attempt.run_id))
+        self._tell(Event(Fact.QUARANTINED, {"position": position}))
+        self._lane.sent.forget(position)
+        return True
+
+    async def _quarantine(self, job: RowJob, slot: int) -> bool:
+        self._deadly.remove(job.position)
+        await self._attempts.quarantine(job, slot)
+        self._tell(Event(Fact.QUARANTINED, {"position": job.position}))
+        self._lane.sent.forget(job.position)
+        return True
 
     # ── workers: one per lane of the window ─────────────────────────────────────────────────────────────────────
 
@@ -291,7 +360,9 @@ class BatchRunner:
         # The window opens as soon as the first row is accepted, not only when it has ended.
         watch = None if self._share.proven.is_set() else asyncio.create_task(self._hire_when_proven())
         try:
-            return await self._attempts.run(job, slot)
+            if job.position in self._deadly:
+                return await self._quarantine(job, slot)
+            return await handled(self._lane.sent, job.position, self._attempts.run(job, slot))
         finally:
             if watch is not None:
                 watch.cancel()
@@ -301,6 +372,8 @@ class BatchRunner:
         self._hire()
 
     async def _few_searches(self) -> bool:
+        if self._adoption is not None:
+            await asyncio.wait({self._adoption})
         most = max(FEWEST_SEARCHES, SEARCHES_PER_LANE * self._share.pace.limit)
         while len(self._searches) >= most:
             await asyncio.wait(set(self._searches), return_when=asyncio.FIRST_COMPLETED)
@@ -322,7 +395,8 @@ class BatchRunner:
     async def _settle(self, attempt: OpenAttempt, failure: Failure | None) -> None:
         self._searched[attempt.key] = attempt
         try:
-            settled = await self._reconciler.settle(attempt, failure)
+            work = self._reconciler.settle(attempt, failure)
+            settled = await handled(self._lane.sent, attempt.key.position, work)
         finally:
             del self._searched[attempt.key]
         if settled is Settled.LAID_DOWN:

@@ -15,7 +15,7 @@ class Timer(Protocol):
 
 class Clock(Protocol):
     def monotonic(self) -> float:
-        """Seconds that never jump: for gates, delays and deadlines."""
+        """Seconds that never jump: for gates, delays and deadlines. The same clock for all processes of one boot."""
         ...
 
     def wall(self) -> float:

@@ -159,8 +159,9 @@ class DifyApp(Protocol):
         """The run, or None where Dify does not (yet) know it."""
         ...
 
-    async def runs_of(self, user: str, after: float) -> list[LoggedRun]:
-        """Logged runs that this end user started after a moment of the server's clock, newest first, at most 100."""
+    async def runs_of(self, user: str | None, after: float, page: int = 1) -> list[LoggedRun]:
+        """Logged runs that this end user (None: anybody) started after a moment of the server's clock, newest first,
+        100 on a page."""
         ...
 
     async def conversations(self, user: str) -> list[Conversation]:

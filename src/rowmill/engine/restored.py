@@ -1,0 +1,243 @@
+"""A data folder that is older than what Dify has done for it: an old copy was put back (docs/design/pay-once.md).
+
+Rows that were finished since the copy look as if nobody had sent them. Dify's log knows better: the newest of a batch's
+runs are then runs that the store has never heard of. Nothing is started from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter, defaultdict, deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rowmill.domain.batch import RunStatus
+from rowmill.domain.errors import DifyFailureError
+from rowmill.domain.verdict import FailureKind, judge_outcome
+from rowmill.engine.attempt import finish_record, slot_of, slot_user
+from rowmill.engine.lookup import SKEW, Lookup
+from rowmill.ports.store import Attach, AttemptKey, Finish, Intend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+    from rowmill.domain.batch import Outcome
+    from rowmill.engine.attempt import Lane
+    from rowmill.ports.dify import LoggedRun, RunDetail
+    from rowmill.ports.store import BatchRecord, OpenAttempt, RowJob, Store
+
+# A start must not wait longer for the log than this, in seconds, and asks so often where the server says that it cannot
+# tell. A server that is not there is waited for: nothing can be sent to it either.
+PATIENCE = 4.0
+TRIES = 3
+# Lines of the log in one answer; Dify gives no more.
+LINES = 100
+# Asked for at one time: Dify serves ten connections, and others want some.
+AT_ONCE = 4
+ROWS = 1000
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Found:
+    """How many runs the store had not heard of, and of how many of them the results were taken over."""
+
+    runs: int = 0
+    adopted: int = 0
+
+
+@dataclass(slots=True)
+class _Alike:
+    """Runs with the same inputs, the newest first; those that failed are taken last. Which of several rows with these
+    inputs gets which of them does not matter."""
+
+    good: deque[LoggedRun] = field(default_factory=deque)
+    failed: deque[LoggedRun] = field(default_factory=deque)
+
+    def take(self) -> LoggedRun | None:
+        return self.good.popleft() if self.good else self.failed.popleft() if self.failed else None
+
+
+class Restored:
+    """`newer` tells whether the store is older than the log, `adopt` takes over what it can."""
+
+    def __init__(self, lane: Lane, store: Store, batch: BatchRecord, in_thread: Callable[..., Awaitable[Any]]) -> None:
+        self._lane = lane
+        self._store = store
+        self._batch = batch
+        self._in_thread = in_thread
+        self._lookup = Lookup(lane.app, store, batch.id, in_thread)
+        self._known: dict[str, set[str]] = {}
+
+    # ── noticing ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def newer(self, left: Sequence[OpenAttempt], busy: set[int]) -> bool:
+        """Whether the log's newest runs of this batch are unknown to the store, more of them than the attempts can
+        account for whose ids are not known: those among `left`, and on `busy` slots those that were given up."""
+        nameless = {one.slot for one in left if one.run_id is None} | (busy - {one.slot for one in left})
+        free = next(slot for slot in range(len(busy) + 1) if slot not in busy)
+        # First what everybody has run here lately; and where that is much, and nothing of ours, the slot that the next
+        # row would have been sent on.
+        for user in (None, slot_user(self._batch.id, free)):
+            logged = await self._lately(user)
+            unknown, reached = await self._unknown(logged)
+            runs = Counter(slot_of(self._batch.id, run.user) for run in unknown)
+            if any(count > (slot in nameless) for slot, count in runs.items()):
+                return True
+            if reached or len(logged) < LINES:
+                return False
+        return False
+
+    async def _lately(self, user: str | None) -> list[LoggedRun]:
+        errors, gap = 0, 0.5
+        while errors < TRIES:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    return await self._lane.app.runs_of(user, self._since)
+            except TimeoutError:
+                break
+            except DifyFailureError as error:
+                errors += error.failure.kind is not FailureKind.NOT_SENT
+            await self._lane.clock.sleep_or(gap, self._lane.intake.quit)
+            if self._lane.intake.quit.is_set():
+                break
+            gap = min(2 * gap, 15.0) if errors == 0 else gap
+        return []
+
+    @property
+    def _since(self) -> float:
+        return self._batch.created_at - SKEW
+
+    async def _unknown(self, logged: Sequence[LoggedRun]) -> tuple[list[LoggedRun], bool]:
+        """Runs of this batch that no attempt has, up to the first one that some attempt has; and whether there is one.
+        What is unknown behind it is no news: it was there when that one was sent."""
+        unknown: list[LoggedRun] = []
+        for run in logged:
+            if slot_of(self._batch.id, run.user) is None:
+                continue
+            if await self._is_known(run):
+                return unknown, True
+            unknown.append(run)
+        return unknown, False
+
+    async def _is_known(self, run: LoggedRun) -> bool:
+        user = run.user or ""
+        if user not in self._known:
+            self._known[user] = await self._in_thread(self._store.known_runs, self._batch.id, user)
+        return run.run_id in self._known[user]
+
+    # ── taking over ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def adopt(self) -> Found:
+        """Give the results of unknown runs to rows that were not sent, by identical inputs. Where Dify does not answer,
+        after some tries, what was taken over by then is what there is."""
+        self._known = {}
+        found = Found()
+        with suppress(DifyFailureError):
+            await self._match(await self._find(found), found)
+        return found
+
+    async def _find(self, found: Found) -> dict[str, _Alike]:
+        """All runs of the batch that no attempt has, by their inputs."""
+        alike = defaultdict[str, _Alike](_Alike)
+        page, seen, full = 0, set[str](), True
+        while full:
+            page += 1
+            logged = await self._surely(self._lane.app.runs_of(None, self._since, page) for _ in range(TRIES))
+            # Lines that come in meanwhile push others to the next page: some are seen twice, none is missed.
+            ours = [run for run in logged if slot_of(self._batch.id, run.user) is not None and run.run_id not in seen]
+            seen.update(run.run_id for run in ours)
+            unknown = [run for run in ours if not await self._is_known(run)]
+            found.runs += len(unknown)
+            await self._sort(unknown, alike)
+            # A page of runs that are all known is older than the copy.
+            full = len(logged) == LINES and (not ours or bool(unknown))
+        return alike
+
+    async def _sort(self, runs: Sequence[LoggedRun], alike: dict[str, _Alike]) -> None:
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def look(run: LoggedRun) -> RunDetail | None:
+            async with room:
+                return await self._surely(self._lane.app.run_detail(run.run_id) for _ in range(TRIES))
+
+        for run, detail in zip(runs, await asyncio.gather(*map(look, runs)), strict=True):
+            key = None if detail is None else self._key(detail.inputs)
+            if detail is not None and key is not None:
+                failed = detail.outcome is not None and detail.outcome.status in (RunStatus.FAILED, RunStatus.STOPPED)
+                (alike[key].failed if failed else alike[key].good).append(run)
+
+    async def _match(self, alike: dict[str, _Alike], found: Found) -> None:
+        left = sum(len(runs.good) + len(runs.failed) for runs in alike.values())
+        async for job in self._unsent():
+            if not left:
+                return
+            runs = alike.get(self._key(job.inputs) or "")
+            run = None if runs is None else runs.take()
+            if run is not None:
+                left -= 1
+                found.adopted += await self._take_over(job, run)
+
+    async def _unsent(self) -> AsyncIterator[RowJob]:
+        after = -1
+        while True:
+            now = self._lane.clock.wall()
+            jobs = await self._in_thread(self._store.startable, self._batch.id, now, after, ROWS, None)
+            fresh = [job for job in jobs if job.position > after]
+            if not fresh:
+                return
+            for job in fresh:
+                yield job
+            after = max(job.position for job in fresh)
+
+    async def _take_over(self, job: RowJob, run: LoggedRun) -> bool:
+        lane = self._lane
+        _, outcome = await self._surely(self._lookup.outcome(run.run_id) for _ in range(TRIES))
+        key = AttemptKey(self._batch.id, job.position, job.tries + 1)
+        slot = slot_of(self._batch.id, run.user)
+        assert slot is not None
+        put = lane.recorder.put
+        # One after the other without a wait between: they go into one commit.
+        begun = put(Intend(key, slot, run.user or "", run.created_at)), put(Attach(key, run.run_id, None))
+        if outcome is not None:
+            await self._finish(job, key, outcome)
+        return (await asyncio.gather(*begun))[0]
+
+    async def _finish(self, job: RowJob, key: AttemptKey, outcome: Outcome) -> None:
+        lane = self._lane
+        verdict = lane.brakes.allow(judge_outcome(outcome, key.number - job.refused, lane.settings.retries))
+        record = finish_record(key, outcome, verdict, lane.clock)
+        if await lane.recorder.put(record) and isinstance(record, Finish):
+            lane.downloads.collect(key, outcome.outputs)
+
+    def _key(self, inputs: dict[str, Any]) -> str | None:
+        """The same text for a row's inputs and for those of its run as Dify shows them; None where they cannot be
+        compared: files change on their way."""
+        values = []
+        for spec in self._batch.form.fields:
+            value = inputs.get(spec.variable)
+            if spec.kind.is_file and value:
+                return None
+            values.append(_plain(spec.default if value is None else value))
+        return json.dumps(values, sort_keys=True, ensure_ascii=False)
+
+    async def _surely(self, calls: Iterator[Awaitable[T]]) -> T:
+        """The first answer; the last failure if there is none."""
+        for gap, call in enumerate(calls, 1):
+            try:
+                return await call
+            except DifyFailureError:
+                if gap == TRIES:
+                    raise
+                await self._lane.clock.sleep(2.0 * gap)
+        raise AssertionError
+
+
+def _plain(value: Any) -> Any:
+    """Dify shows numbers as it likes, and what was left empty as nothing or as an empty text."""
+    if isinstance(value, (int, float)):
+        return float(value)
+    return None if value == "" else value
