@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from rowmill.workbench import Workbench
 
 LOOK_EVERY = 0.25
+# Counting a million rows takes a while: of a second at most this part is spent on it.
+LOOKING_SHARE = 0.1
 # Without a terminal the bar would be thousands of lines: one now and then, and at each quarter.
 SAY_EVERY = 10.0
 LOOK_FOR_LINES_EVERY = 1.0
@@ -159,12 +161,19 @@ async def _many_lines(session: Session, workbench: Workbench, batches: Sequence[
         tasks = {batch.id: (progress.add_task(batch.id, line="", total=None), Speed()) for batch in batches}
         before: dict[str, int | None] = dict.fromkeys(tasks)
         while True:
+            start = asyncio.get_running_loop().time()
             for batch_id, (task, speed) in tasks.items():
                 counts = await asyncio.to_thread(workbench.batches.counts, batch_id)
                 _note(speed, counts, before[batch_id])
                 before[batch_id] = counts.done
                 _draw(session, counts, speed, progress, task)
-            await asyncio.sleep(LOOK_EVERY)
+            await _rest(LOOK_EVERY, start)
+
+
+async def _rest(seconds: float, start: float) -> None:
+    """Before the next look; `start`: the loop's time when this one began."""
+    took = asyncio.get_running_loop().time() - start
+    await asyncio.sleep(max(seconds, took / LOOKING_SHARE))
 
 
 def _teller(session: Session) -> Callable[[Event], None]:
@@ -210,8 +219,9 @@ async def _bar(session: Session, workbench: Workbench, batch: BatchRecord) -> No
         speed = Speed()
         try:
             while True:
+                start = asyncio.get_running_loop().time()
                 await _step(session, workbench, batch, speed, progress, task)
-                await asyncio.sleep(LOOK_EVERY)
+                await _rest(LOOK_EVERY, start)
         finally:
             with suppress(Exception):
                 _draw(session, workbench.batches.counts(batch.id), speed, progress, task)
@@ -276,6 +286,7 @@ async def _lines(session: Session, workbench: Workbench, batch: BatchRecord) -> 
     speed, before, told = Speed(), None, None
     silent = 0.0
     while True:
+        start = asyncio.get_running_loop().time()
         counts = await asyncio.to_thread(workbench.batches.counts, batch.id)
         _note(speed, counts, before)
         before = counts.done
@@ -283,8 +294,8 @@ async def _lines(session: Session, workbench: Workbench, batch: BatchRecord) -> 
         if news != told or silent >= SAY_EVERY:
             session.side.print(progress_line(session, counts, speed), markup=False)
             told, silent = news, 0.0
-        await asyncio.sleep(LOOK_FOR_LINES_EVERY)
-        silent += LOOK_FOR_LINES_EVERY
+        await _rest(LOOK_FOR_LINES_EVERY, start)
+        silent += asyncio.get_running_loop().time() - start
 
 
 def _quarter(counts: Counts) -> int:
