@@ -42,6 +42,7 @@ class World:
             brakes=SimpleNamespace(allow=lambda verdict: verdict, note=lambda *_: None),
             downloads=SimpleNamespace(collect=lambda *_: None),
             pause=lambda *_: None,
+            versions=SimpleNamespace(heard=lambda *_: None),
         )
 
     async def put(self, record: Any) -> bool:

@@ -8,12 +8,15 @@ Promises of every store:
   the attempt alone (True): its slot is free again, the row is not touched.
 - `write` with a fence that is no longer the newest raises FencedError and changes nothing.
 - Counts are derived from the rows on every call.
+- The first version of the app (workflow id) that a record tells is the batch's: later ones do not replace it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from rowmill.ports.store_again import AgainStore
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -42,6 +45,19 @@ class AppRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class AppendedSheet:
+    """A sheet whose rows were added behind those of the batch's own: from position `first` on. `label` is how results
+    call it."""
+
+    first: int
+    rows: int
+    label: str
+    path: str
+    sheet_name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class BatchRecord:
     """A batch with everything it needs to go on, pinned at its start."""
 
@@ -61,6 +77,10 @@ class BatchRecord:
     """a short text from the server that goes with the reason"""
     started_at: float | None = None
     ended_at: float | None = None
+    workflow_id: str | None = None
+    """the version of the app that the first run was of"""
+    appended: tuple[AppendedSheet, ...] = ()
+    """in order"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +94,8 @@ class NewRow:
     blank: bool = False
     conversation: str | None = None
     """which conversation of the sheet it is a turn of"""
+    input_hash: str | None = None
+    """rowmill.domain.again.input_hash; rows without one are like no other"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +145,8 @@ class OpenAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Intend:
-    """The row starts: committed before a byte leaves. Eligible: pending, waiting."""
+    """The row starts: committed before a byte leaves. Eligible: pending, waiting; not a row that follows another, nor
+    one that is held."""
 
     key: AttemptKey
     slot: int
@@ -255,6 +278,16 @@ class RowResult:
     asks: str | None = None
     """what its run asks a person for: see Outcome.asks"""
     conversation_id: str | None = None
+    workflow_id: str | None = None
+    """the version of the app that gave this result"""
+    leader: int | None = None
+    """the position of the row whose result this one takes"""
+    shared_with: int | None = None
+    """… and its number in the sheet"""
+    origin: int | None = None
+    """the position of the same row in the earlier batch: its result was taken, or is waited for while pending"""
+    reused_row: int | None = None
+    """… and its number in that batch's sheet"""
     files: tuple[OutputFile, ...] = ()
     """of the attempt that `outputs` came from, ordered by place"""
 
@@ -263,7 +296,10 @@ class RowResult:
 class Again:
     """Which rows are to run again: failed and stopped ones; with a cause those that have it, with positions those that
     stand there: then also unknown ones, and those that wait for a person. Never one that goes again by itself.
-    `inputs` replaces those of the one row at `positions`."""
+    `inputs` replaces those of the one row at `positions`.
+
+    Rows that share a result go together, also where only one of them is named; but a row that gets other inputs shares
+    with none any more. Those that followed it keep what it has come to, and the first of them leads the others."""
 
     cause: str | None = None
     positions: tuple[int, ...] | None = None
@@ -293,7 +329,7 @@ class BatchSummary:
     counts: Counts = field(repr=False)
 
 
-class Store(Protocol):
+class Store(AgainStore, Protocol):
     """Everything is synchronous and may be called from a worker thread; one thread writes at a time."""
 
     def take_over(self, owner: str) -> int:
@@ -316,6 +352,12 @@ class Store(Protocol):
 
     def drop_batch(self, batch_id: str) -> None:
         """Forget a draft and its rows; raises IllegalMoveError for anything else."""
+        ...
+
+    def append_rows(self, batch_id: str, draft_id: str, sheet: AppendedSheet) -> BatchState:
+        """The rows of a draft become the last ones of a batch that is not running, all of them or (also after a crash)
+        none; the draft is gone then. They share if the batch does. Raises IllegalMoveError. `first` and `rows` of the
+        sheet are found out here."""
         ...
 
     def sweep_drafts(self, older_than: float) -> int:
@@ -343,12 +385,16 @@ class Store(Protocol):
         names none. The first START sets `started_at`; an end sets `ended_at`, any other move takes it away."""
         ...
 
+    def change_settings(self, batch_id: str, settings: Settings) -> None:
+        """From its next start on the batch is run so."""
+        ...
+
     def write(self, records: Sequence[Record], fence: int) -> list[bool]: ...
 
     def startable(self, batch_id: str, now: float, after: int, limit: int, until: int | None) -> list[RowJob]:
-        """Rows that may start: pending ones behind position `after` in order, and before them waiting ones that are
-        due, the longest due first. `until`: only positions below it. One that is due more than 10 minutes from `now`
-        is due: the clock was set back."""
+        """Rows that may start, none of which follows another or is held: pending ones behind position `after` in order,
+        and before them waiting ones that are due, the longest due first. `until`: only positions below it. One that is
+        due more than 10 minutes from `now` is due: the clock was set back."""
         ...
 
     def next_turns(self, batch_id: str, turns: Sequence[tuple[str, int]], until: int | None) -> list[RowJob]:
