@@ -11,7 +11,7 @@ from rowmill.domain.form import Mode
 from rowmill.engine.sharing import Sharing
 from rowmill.ports.store import AttemptKey, Finish, Intend
 from rowmill.testing.clock import QuickClock
-from rowmill.testing.fake_dify import FakeDify, serve
+from rowmill.testing.fake_dify import FakeDify, Fault, serve
 from tests.engine.running import B, engine_on, make_store, run_batch, run_engine
 
 OK = RowState.SUCCEEDED
@@ -70,3 +70,22 @@ async def test_a_database_that_refuses_does_not_end_the_run(tmp_path: Path) -> N
     await asyncio.sleep(0.05)
     await looking.settle()
     await looking.finish()
+
+
+async def test_rows_that_are_the_same_ask_a_person_once_and_the_batch_completes_around_them(tmp_path: Path) -> None:
+    fake = FakeDify(hold_ms=0, celery_slots=0)
+    fake.faults.add(Fault("run_paused", match="a"))
+    ran = await run_batch(tmp_path, ["a", "b", "a", "a"], fake, share_duplicates=True)
+    assert (ran.state, ran.states) == (BatchState.COMPLETED, {OK: 1, RowState.WAITING: 3})
+    assert ran.runs_of("a") == 1
+    assert [row.asks is not None for row in ran.rows] == [True, False, True, True]
+
+
+async def test_turns_of_a_conversation_are_all_run(tmp_path: Path) -> None:
+    talks = ["x", "x", None, None]
+    ran = await run_batch(
+        tmp_path, ["a"] * 4, key="app-chat", mode=Mode.CHAT, talks=talks, share_duplicates=True, concurrency=2
+    )
+    assert (ran.state, ran.states) == (BatchState.COMPLETED, {OK: 4})
+    assert len(ran.fake.ledger.runs) == 3
+    assert [row.leader for row in ran.rows] == [None, None, None, 2]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 from alembic import command
-from tests.ports.building import APP, B
+from tests.ports.building import APP, B, batch
 
+from rowmill.domain.again import Reuse, input_hash
+from rowmill.domain.batch import Settings
+from rowmill.ports.store import NewRow
 from rowmill.store import revision
 from rowmill.store.connect import Patience, open_engines
 from rowmill.store.sql import open_store
@@ -50,3 +54,27 @@ def test_what_attempts_told_of_versions_is_kept(tmp_path):
     assert store.batch(B).workflow_id == "v1"
     assert [r.workflow_id for r in store.results(B)] == ["v2", "v1", None]
     store.close()
+
+
+def test_conversations_and_rows_that_ask_are_kept_and_get_no_hash_that_is_not_theirs(tmp_path):
+    make_store(tmp_path / "rowmill.db", "0004")
+    with sqlite3.connect(tmp_path / "rowmill.db") as raw:
+        fill(raw)
+        raw.execute("UPDATE rows SET conversation = 'x', conversation_id = 'c' WHERE position = 1")
+        raw.execute("UPDATE rows SET state = 'waiting', asks = '[1]' WHERE position = 2")
+    raw.close()
+    store = open_store(tmp_path)
+    rows = list(store.results(B))
+    assert [(row.conversation_id, row.asks, row.leader, row.origin) for row in rows] == [
+        (None, None, None, None), ("c", None, None, None), (None, "[1]", None, None),
+    ]  # fmt: skip
+    store.add_batch(replace(batch("later"), settings=Settings(since=B)))
+    store.add_rows("later", [NewRow(0, 2, (), {}, input_hash=input_hash({}))])
+    assert store.plan_reuse("later", B, None, usable=True) == Reuse(reused=1)
+    store.close()
+    with sqlite3.connect(tmp_path / "rowmill.db") as raw:
+        hashes = raw.execute(
+            "SELECT input_hash IS NULL FROM rows WHERE batch_id = ? ORDER BY position", (B,)
+        ).fetchall()
+    raw.close()
+    assert hashes == [(0,), (1,), (0,)]
