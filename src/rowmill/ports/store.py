@@ -486,7 +486,7 @@ class Store(AgainStore, Protocol):
         ...
 
     def asking(self, batch_id: str, limit: int) -> list[RowResult]:
-        """Rows that wait for a person, in order."""
+        """Rows that wait for a person, in order; not those that follow another, whose question is the same."""
         ...
 
     def results(self, batch_id: str) -> Iterator[RowResult]:

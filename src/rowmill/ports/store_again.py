@@ -17,12 +17,13 @@ class AgainStore(Protocol):
 
     def find_leaders(self, batch_id: str) -> int:
         """From now on each row that was not started follows the first one that has its inputs; rows that are held
-        neither lead nor follow. Returns how many began to follow."""
+        neither lead nor follow, nor do turns of conversations. Returns how many began to follow."""
         ...
 
     def share_results(self, batch_id: str) -> int:
-        """Rows whose leader has ended, well or not, take its state and result; what it cost stays its own. Some
-        thousands at one time: to be called until it returns 0. A row that took `unknown` takes what is found later."""
+        """Rows whose leader has ended, well or not, or waits for a person, take its state and result; what it cost
+        stays its own. Some thousands at one time: to be called until it returns 0. A row that took `unknown`, or waits
+        for a person, takes what is found later."""
         ...
 
     def followers(self, batch_id: str) -> int:
@@ -33,7 +34,7 @@ class AgainStore(Protocol):
         """Only while the batch is a draft: compare its rows with those of the batch `since`. A row is the same if its
         inputs are, and its cell in the key columns (of that batch, of this one), if any are named. With `usable` the
         rows that are the same as one that succeeded are held from now on: they wait to take its result, or to be
-        freed. Bounded memory."""
+        freed; turns of conversations are compared, but never held. Bounded memory."""
         ...
 
     def take_results(self, batch_id: str, since: str, workflow_id: str | None, *, any_version: bool = False) -> int:
