@@ -14,6 +14,7 @@ from rowmill.ports.store import AppRecord, Ask, AttemptKey, BatchRecord, Finish,
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rowmill.domain.batch import RowState
     from rowmill.ports.store import Store
 
 APP = AppRecord("app-1", "https://dify.example/v1", "翻译", Mode.WORKFLOW, "1.14.2", b"\x01sealed", "…last")
@@ -88,3 +89,7 @@ def lose(position: int, number: int = 1) -> Lose:
 
 def give_up(position: int, number: int = 1) -> GiveUp:
     return GiveUp(key(position, number), "lost", "not found")
+
+
+def states(store: Store, batch_id: str = B) -> list[RowState]:
+    return [row.state for row in store.results(batch_id)]

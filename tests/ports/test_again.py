@@ -6,26 +6,14 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from tests.ports.building import APP, B, batch, fill, finish, give_up, intend, key, new_row, refuse
+from tests.ports.building import APP, B, batch, fill, finish, give_up, intend, key, new_row, refuse, states
 
 from rowmill.domain.again import Reuse, input_hash
 from rowmill.domain.batch import BATCH_MOVES, BatchMove, BatchState, RowMove, RowState, Settings
 from rowmill.domain.errors import IllegalMoveError, StoreError
-from rowmill.ports.store import Again, AppendedSheet, Attach, NewRow
+from rowmill.ports.store import Again, Attach, NewRow
+from rowmill.ports.store_again import AppendedSheet
 from rowmill.store import bounds, memory_reuse, memory_sharing, reuse, sharing
-from rowmill.store.memory import MemoryStore
-from rowmill.store.sql import SqlStore
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request, tmp_path):
-    made = MemoryStore() if request.param == "memory" else SqlStore(tmp_path / "rowmill.db")
-    yield made
-    made.close()
-
-
-def states(store, batch_id=B):
-    return [row.state for row in store.results(batch_id)]
 
 
 def startable(store, batch_id=B):

@@ -6,28 +6,16 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from tests.ports.building import APP, B, ask, batch, fill, finish, give_up, intend, key, new_row
+from tests.ports.building import APP, B, ask, batch, fill, finish, give_up, intend, key, new_row, states
 
 from rowmill.domain.again import Reuse, input_hash
 from rowmill.domain.batch import BatchMove, BatchState, RowMove, RowState, Settings, Spent
 from rowmill.domain.form import CONVERSATION
-from rowmill.ports.store import Again, AppendedSheet, Attach
-from rowmill.store.memory import MemoryStore
-from rowmill.store.sql import SqlStore
+from rowmill.ports.store import Again, Attach
+from rowmill.ports.store_again import AppendedSheet
 
 OK, PENDING, WAITING = RowState.SUCCEEDED, RowState.PENDING, RowState.WAITING
 SHEET = AppendedSheet(0, 0, "more.csv", "/more.csv", "more", "d")
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request, tmp_path):
-    made = MemoryStore() if request.param == "memory" else SqlStore(tmp_path / "rowmill.db")
-    yield made
-    made.close()
-
-
-def states(store, batch_id=B):
-    return [row.state for row in store.results(batch_id)]
 
 
 def turn(position, text, talk):

@@ -5,27 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.ports.building import B, batch, fill, finish, give_up, intend, key, new_row
+from tests.ports.building import B, batch, fill, finish, give_up, intend, key, new_row, states
 
 from rowmill.domain.again import input_hash
 from rowmill.domain.batch import BatchMove, RowMove, RowState, Settings, Spent
-from rowmill.ports.store import Again, AppendedSheet, Attach, OutputFile
-from rowmill.store.memory import MemoryStore
-from rowmill.store.sql import SqlStore
+from rowmill.ports.store import Again, Attach, OutputFile
+from rowmill.ports.store_again import AppendedSheet
 
 OK, FAILED, PENDING, UNKNOWN = RowState.SUCCEEDED, RowState.FAILED, RowState.PENDING, RowState.UNKNOWN
 OTHER = {"q": "other"}
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request, tmp_path):
-    made = MemoryStore() if request.param == "memory" else SqlStore(tmp_path / "rowmill.db")
-    yield made
-    made.close()
-
-
-def states(store, batch_id=B):
-    return [row.state for row in store.results(batch_id)]
 
 
 def leaders(store, batch_id=B):

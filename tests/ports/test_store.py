@@ -26,15 +26,6 @@ from rowmill.domain.cell import CellError, JsonCell
 from rowmill.domain.conversation import Before
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
 from rowmill.ports.store import Again, Attach, Break, NewRow, RowJob, Wish
-from rowmill.store.memory import MemoryStore
-from rowmill.store.sql import SqlStore
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request, tmp_path):
-    made = MemoryStore() if request.param == "memory" else SqlStore(tmp_path / "rowmill.db")
-    yield made
-    made.close()
 
 
 def row(store, position):

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rowmill.ports.store_again import AgainStore
+from rowmill.ports.store_again import AgainStore, AppendedSheet
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -42,19 +42,6 @@ class AppRecord:
     version: str | None
     sealed_key: bytes
     key_hint: str
-
-
-@dataclass(frozen=True, slots=True)
-class AppendedSheet:
-    """A sheet whose rows were added behind those of the batch's own: from position `first` on. `label` is how results
-    call it."""
-
-    first: int
-    rows: int
-    label: str
-    path: str
-    sheet_name: str
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,12 +341,6 @@ class Store(AgainStore, Protocol):
         """Forget a draft and its rows; raises IllegalMoveError for anything else."""
         ...
 
-    def append_rows(self, batch_id: str, draft_id: str, sheet: AppendedSheet) -> BatchState:
-        """The rows of a draft become the last ones of a batch that is not running, all of them or (also after a crash)
-        none; the draft is gone then. They share if the batch does. Raises IllegalMoveError. `first` and `rows` of the
-        sheet are found out here."""
-        ...
-
     def sweep_drafts(self, older_than: float) -> int:
         """Forget drafts made before this moment, which a killed import left behind; returns how many."""
         ...
@@ -383,10 +364,6 @@ class Store(AgainStore, Protocol):
     ) -> BatchState:
         """Raises IllegalMoveError. The reason is replaced, but stays while the batch drains and where a repeated move
         names none. The first START sets `started_at`; an end sets `ended_at`, any other move takes it away."""
-        ...
-
-    def change_settings(self, batch_id: str, settings: Settings) -> None:
-        """From its next start on the batch is run so."""
         ...
 
     def write(self, records: Sequence[Record], fence: int) -> list[bool]: ...

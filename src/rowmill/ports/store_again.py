@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rowmill.domain.again import Reuse
+    from rowmill.domain.batch import BatchState, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class AppendedSheet:
+    """A sheet whose rows were added behind those of the batch's own: from position `first` on. `label` is how results
+    call it."""
+
+    first: int
+    rows: int
+    label: str
+    path: str
+    sheet_name: str
+    digest: str
 
 
 class AgainStore(Protocol):
-    """Duplicates of one batch, rows that an earlier batch has run, versions of the app."""
+    """Duplicates of one batch, rows that an earlier batch has run, versions of the app, batches that are changed."""
 
     def duplicates(self, batch_id: str) -> int:
         """How many rows have the inputs of a row before them."""
@@ -53,4 +68,14 @@ class AgainStore(Protocol):
 
     def versions(self, batch_id: str) -> list[tuple[str, int]]:
         """(workflow id, rows), most first: for each row the version of its last attempt that told one."""
+        ...
+
+    def append_rows(self, batch_id: str, draft_id: str, sheet: AppendedSheet) -> BatchState:
+        """The rows of a draft become the last ones of a batch that is not running, all of them or (also after a crash)
+        none; the draft is gone then. They share if the batch does. Raises IllegalMoveError. `first` and `rows` of the
+        sheet are found out here."""
+        ...
+
+    def change_settings(self, batch_id: str, settings: Settings) -> None:
+        """From its next start on the batch is run so."""
         ...

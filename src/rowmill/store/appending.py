@@ -15,7 +15,7 @@ from rowmill.store.tables import batches, rows
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from rowmill.ports.store import AppendedSheet
+    from rowmill.ports.store_again import AppendedSheet
 
 
 def append_rows(conn: Connection, batch_id: str, draft_id: str, sheet: AppendedSheet) -> None:

@@ -30,7 +30,6 @@ from rowmill.domain.money import sum_prices, total
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import (
     Again,
-    AppendedSheet,
     AppRecord,
     AttemptKey,
     BatchRecord,
@@ -64,6 +63,7 @@ if TYPE_CHECKING:
 
     from rowmill.domain.batch import Settings
     from rowmill.ports.store import OutputFile, UploadRecord
+    from rowmill.ports.store_again import AppendedSheet
 
 
 class MemoryStore(MemoryFiles, SharingMemory, ReuseMemory):

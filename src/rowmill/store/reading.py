@@ -15,7 +15,6 @@ from rowmill.domain.mapping import Mapping
 from rowmill.domain.money import sum_prices
 from rowmill.domain.progress import Counts
 from rowmill.ports.store import (
-    AppendedSheet,
     AppRecord,
     AttemptKey,
     BatchRecord,
@@ -24,6 +23,7 @@ from rowmill.ports.store import (
     RowJob,
     RowResult,
 )
+from rowmill.ports.store_again import AppendedSheet
 from rowmill.store.bounds import FAR_AHEAD
 from rowmill.store.files import read_files_between, read_files_of_leaders
 from rowmill.store.tables import OPEN_STATES, TO_CHECK, apps, attempts, batches, is_led, leading, origin, rows

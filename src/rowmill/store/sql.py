@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from rowmill.domain.progress import Counts
     from rowmill.ports.store import (
         Again,
-        AppendedSheet,
         AppRecord,
         AttemptKey,
         BatchRecord,
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
         UploadRecord,
         Wish,
     )
+    from rowmill.ports.store_again import AppendedSheet
 
 FILE_NAME = "rowmill.db"
 

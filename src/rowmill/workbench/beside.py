@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rowmill.ports.files import Shelf
-    from rowmill.ports.store import AppendedSheet, RowResult
+    from rowmill.ports.store import RowResult
+    from rowmill.ports.store_again import AppendedSheet
 
 
 def folder_of(results: Path) -> Path:

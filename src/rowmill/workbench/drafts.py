@@ -18,7 +18,8 @@ from rowmill.domain.errors import MappingError, RowmillError, SheetError, UsageE
 from rowmill.domain.listing import Listing
 from rowmill.domain.mapping import Mapping, make_mapping, same_columns
 from rowmill.domain.problem import Problem, Severity
-from rowmill.ports.store import AppendedSheet, AppRecord, BatchRecord, NewRow
+from rowmill.ports.store import AppRecord, BatchRecord, NewRow
+from rowmill.ports.store_again import AppendedSheet
 from rowmill.workbench.again import Known, Since, key_columns, look_back
 from rowmill.workbench.stowage import Stowage
 
