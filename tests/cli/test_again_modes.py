@@ -5,6 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
 from rowmill.testing.fake_dify import Fault, Serving
 from tests.cli.calling import Caller
 from tests.cli.test_modes import lines, write
@@ -113,3 +115,17 @@ def test_a_title_may_stand_above_the_headers_of_what_is_appended(rowmill: Caller
     assert (told.code, "--twice" in told.err) == (2, True)
     assert rowmill("run", "--resume", called.json["batch"], "-o", "o.jsonl").code == 0
     assert [row["inputs"] for row in lines("o.jsonl")] == [{"query": "a"}, {"query": "b"}]
+
+
+@pytest.mark.parametrize("republished", [False, True])
+def test_limits_hold_while_rows_wait_for_an_earlier_result(
+    rowmill: Caller, dify: Serving, folder: Path, republished: bool
+) -> None:
+    args = ["--base-url", dify.url, "-o", "o.jsonl", "--json"]
+    first = rowmill("run", write("query\n" + "".join(f"{i}\n" for i in range(6))), *args).json["batch"]
+    if republished:
+        dify.fake.apps["app-echo"].republish()
+    sheet = write("query\nnew\n" + "".join(f"{i}\n" for i in range(6)) + "newer\nnewest\n")
+    called = rowmill("run", sheet, *args, "--since", first, "--max-rows", "2").json
+    assert (called["state"], called["reason"], len(dify.fake.ledger.runs)) == ("paused", "row_budget", 8)
+    assert (called["reused"], called["held"], called["pending"]) == ((0, 0, 7) if republished else (6, 0, 1))
