@@ -42,6 +42,7 @@ LINE = {
     "seconds",
     "attempts",
     "run_id",
+    "workflow_id",
     "asks",
     "conversation_id",
 }

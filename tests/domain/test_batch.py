@@ -59,6 +59,10 @@ BATCH = {
     ("completed", "retry"): "queued",
     ("completed", "delete"): "deleted",
     ("deleted", "delete"): "deleted",
+    ("queued", "append"): "queued",
+    ("paused", "append"): "paused",
+    ("stopped", "append"): "queued",
+    ("completed", "append"): "queued",
 }
 
 # How a batch is laid down when nothing of it is under way: (state, rows left, the runner's own wish to end).

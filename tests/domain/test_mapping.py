@@ -6,7 +6,7 @@ import pytest
 
 from rowmill.domain.errors import MappingError
 from rowmill.domain.form import CONVERSATION, QUERY
-from rowmill.domain.mapping import Feed, Mapping, Reason, column_letter, find_field, make_mapping
+from rowmill.domain.mapping import Feed, Mapping, Reason, column_letter, find_field, make_mapping, same_columns
 
 from .making import field, form
 
@@ -237,3 +237,17 @@ def test_letters(index, letter):
 def test_json_gives_the_same_mapping_back():
     mapping = Mapping((Feed("a", Reason.ASKED, column=0), Feed("b", Reason.CONSTANT, constant="\ud83d")))
     assert Mapping.from_json(json.loads(json.dumps(mapping.to_json()))) == mapping
+
+
+def test_columns_of_another_sheet_are_found_by_their_headers():
+    assert same_columns(("a", "b", "", "b"), ("b", "x", "a", "b")) == [2, 0, -1, 3]
+    with pytest.raises(MappingError) as raised:
+        same_columns(("a", "b", "b", "c"), ("a", "b"))
+    assert raised.value.params == {"missing": ("b", "c"), "columns": ("a", "b")}
+
+
+def test_a_mapping_moves_with_its_columns():
+    feeds = Mapping((Feed("q", Reason.LABEL, column=1), Feed("lang", Reason.CONSTANT, constant="zh")))
+    assert feeds.moved([3, 0]).feeds == (Feed("q", Reason.LABEL, column=0), feeds.feeds[1])
+    with pytest.raises(MappingError, match="append_headers"):
+        feeds.moved([3, -1])

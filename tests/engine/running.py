@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rowmill.dify.client import Deadlines, DifyClient
 from rowmill.dify.versions import recovery
+from rowmill.domain.again import input_hash
 from rowmill.domain.batch import BatchMove, BatchState, RowState, Settings
 from rowmill.domain.form import Field, FieldKind, Form, Mode
 from rowmill.domain.mapping import Mapping
@@ -95,8 +96,14 @@ def make_store(
         )
     )
     variable = "sys.query" if mode.is_chat else "query"
-    rows = [NewRow(i, i + 2, (text,), {variable: text}, blank=text == "") for i, text in enumerate(texts)]
-    store.add_rows(B, [replace(row, conversation=talk) for row, talk in zip_longest(rows, talks)])
+    rows = [
+        NewRow(i, i + 2, (text,), {variable: text}, blank=text == "", input_hash=input_hash({variable: text}))
+        for i, text in enumerate(texts)
+    ]
+    rows = [replace(row, conversation=talk) for row, talk in zip_longest(rows, talks)]
+    store.add_rows(B, [row if row.conversation is None else replace(row, input_hash=None) for row in rows])
+    if settings.share_duplicates:
+        store.find_leaders(B)
     store.move_batch(B, BatchMove.CHECKED)
     return store
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
 from rowmill.domain.pace import Kind, Pace, PaceLimits, ResponseMode, Sample
 from rowmill.engine.clock import SystemClock
+from rowmill.engine.intake import Intake
 from rowmill.engine.lookup import same_inputs
 from rowmill.engine.permits import Permits, Share
 from rowmill.engine.runner import Slots
+from rowmill.ports.store import RowJob
 from rowmill.testing.clock import QuickClock
 
 SAME = [
@@ -192,3 +195,62 @@ async def test_a_batch_keeps_to_its_own_number() -> None:
     gates.run_time = 20.0
     shares = {"modest": share(gates, 1.0, most=1), "other": share(gates)}
     assert await places(gates, shares, 20) == {"modest": 1, "other": 5}
+
+
+class Pages:
+    """A store that has these rows to start, one list for each reading; `meanwhile` happens while it is read."""
+
+    def __init__(self, *pages: list[int]) -> None:
+        self.pages = list(pages)
+        self.asked: list[int] = []
+        self.meanwhile: list[Callable[[], None]] = []
+
+    def startable(self, batch_id: str, now: float, after: int, limit: int, until: int | None) -> list[RowJob]:
+        self.asked.append(after)
+        if self.meanwhile:
+            self.meanwhile.pop()()
+        return [RowJob(position, {}) for position in self.pages.pop(0)] if self.pages else []
+
+    def next_due(self, batch_id: str, until: int | None) -> None:
+        return None
+
+
+async def all_rows(intake: Intake) -> list[int]:
+    jobs = []
+    while (job := await intake.next()) is not None:
+        jobs.append(job.position)
+        intake.release(job)
+        intake.settled()
+    return jobs
+
+
+async def no_record(_: object) -> bool:
+    return False
+
+
+async def test_rows_that_come_free_are_read_though_the_last_was_reached() -> None:
+    store = Pages([5, 9], [2, 9])
+    intake = Intake(store, "b", QuickClock(), None, no_record)  # type: ignore[arg-type]
+    assert await all_rows(intake) == [5, 9]
+    intake.look_again()
+    assert await all_rows(intake) == [2, 9]
+    assert store.asked == [-1, -1]
+
+
+async def test_rows_that_come_free_while_others_are_read_are_not_passed_by() -> None:
+    store = Pages([5, 9], [2, 9])
+    intake = Intake(store, "b", QuickClock(), None, no_record)  # type: ignore[arg-type]
+    store.meanwhile = [intake.look_again]
+    assert await all_rows(intake) == [5, 9, 2, 9]
+    assert store.asked == [-1, -1]
+
+
+async def test_what_lies_behind_the_last_row_is_looked_at_once() -> None:
+    store = Pages([5], [3], [4])
+    intake = Intake(store, "b", QuickClock(), None, no_record)  # type: ignore[arg-type]
+    assert await all_rows(intake) == [5]
+    for due in (3, 4):
+        intake.wait_until(0.0)
+        assert await all_rows(intake) == [due]
+    assert store.asked[0] == -1
+    assert min(store.asked[1:]) > 10**9

@@ -43,6 +43,7 @@ class World:
             sent=SimpleNamespace(sent_at=lambda *_: None),
             downloads=SimpleNamespace(collect=lambda *_: None),
             pause=lambda *_: None,
+            versions=SimpleNamespace(heard=lambda *_: None),
         )
 
     async def put(self, record: Any) -> bool:

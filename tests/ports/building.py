@@ -12,6 +12,9 @@ from rowmill.domain.mapping import Feed, Mapping, Reason
 from rowmill.ports.store import AppRecord, Ask, AttemptKey, BatchRecord, Finish, GiveUp, Intend, Lose, NewRow, Refuse
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rowmill.domain.batch import RowState
     from rowmill.ports.store import Store
 
 APP = AppRecord("app-1", "https://dify.example/v1", "翻译", Mode.WORKFLOW, "1.14.2", b"\x01sealed", "…last")
@@ -40,12 +43,17 @@ def new_row(position: int, blank: bool = False, **inputs) -> NewRow:
     return NewRow(position, position + 2, (f"cell {position}", 3, None), inputs or {"q": f"text {position}"}, blank)
 
 
-def fill(store: Store, rows: int = 5, batch_id: str = B, talks: tuple[str | None, ...] = ()) -> int:
-    """A batch that may run; returns the fence."""
+def fill(
+    store: Store, rows: int = 5, batch_id: str = B, talks: tuple[str | None, ...] = (), same: Sequence[int] = ()
+) -> int:
+    """A batch that may run; returns the fence. The rows `same` have the same inputs, and share a result."""
     store.save_app(APP)
     store.add_batch(batch(batch_id))
-    new = [new_row(position) for position in range(rows)]
-    store.add_rows(batch_id, [replace(row, conversation=talk) for row, talk in zip_longest(new, talks)])
+    new = [replace(new_row(p), input_hash="same" if p in same else f"own {p}") for p in range(rows)]
+    turns = [replace(row, conversation=talk) for row, talk in zip_longest(new, talks)]
+    store.add_rows(batch_id, [row if row.conversation is None else replace(row, input_hash=None) for row in turns])
+    if same:
+        assert store.find_leaders(batch_id) == len(same) - 1
     store.move_batch(batch_id, BatchMove.CHECKED)
     store.move_batch(batch_id, BatchMove.START, at=200.0)
     return store.take_over("tests")
@@ -81,3 +89,7 @@ def lose(position: int, number: int = 1) -> Lose:
 
 def give_up(position: int, number: int = 1) -> GiveUp:
     return GiveUp(key(position, number), "lost", "not found")
+
+
+def states(store: Store, batch_id: str = B) -> list[RowState]:
+    return [row.state for row in store.results(batch_id)]

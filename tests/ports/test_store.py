@@ -26,15 +26,6 @@ from rowmill.domain.cell import CellError, JsonCell
 from rowmill.domain.conversation import Before
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
 from rowmill.ports.store import Again, Attach, Break, NewRow, RowJob, Wish
-from rowmill.store.memory import MemoryStore
-from rowmill.store.sql import SqlStore
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request, tmp_path):
-    made = MemoryStore() if request.param == "memory" else SqlStore(tmp_path / "rowmill.db")
-    yield made
-    made.close()
 
 
 def row(store, position):
@@ -842,3 +833,30 @@ def test_a_run_that_waits_for_a_person_was_paid_for(store):
     assert store.spent(B, with_price=True) == Spent(3, 27, Decimal("7.10000000000000000000000000002"))
     store.write([finish(0, price="0.3", currency="USD")], fence)  # answered, and looked at again
     assert store.spent(B, with_price=True) == Spent(3, 30, Decimal("7.30000000000000000000000000002"))
+
+
+def test_the_first_version_is_the_batchs_and_each_row_keeps_its_own(store):
+    fence = fill(store, 5)
+    store.write([intend(p) for p in range(5)], fence)
+    late = Attach(key(9), "r", None, "late")
+    assert store.write([Attach(key(0), "r0", None, None), late], fence) == [True, False]
+    assert (store.batch(B).workflow_id, store.versions(B)) == (None, [])
+    store.write(
+        [finish(1, workflow_id="v1"), Attach(key(2), "r2", None, "v2"), Attach(key(3), "r3", None, "v2")], fence
+    )
+    assert store.batch(B).workflow_id == "v1"
+    store.write([finish(2), finish(3, move=RowMove.FAIL), give_up(0), finish(4, workflow_id="v1")], fence)
+    assert [r.workflow_id for r in store.results(B)] == [None, "v1", "v2", "v2", "v1"]
+    assert store.versions(B) == [("v1", 2), ("v2", 2)]
+    assert store.retry(B, Again()) == 1
+    store.write([intend(3, 2)], fence)
+    assert row(store, 3).workflow_id is None
+    store.write([finish(3, 2, workflow_id="v1")], fence)
+    assert (row(store, 3).workflow_id, store.versions(B)) == ("v1", [("v1", 3), ("v2", 1)])
+
+
+def test_settings_can_be_changed(store):
+    fill(store)
+    other = replace(store.batch(B).settings, pin_first=True, pinned_workflow=None)
+    store.change_settings(B, other)
+    assert store.batch(B).settings == other

@@ -8,17 +8,8 @@ from tests.ports.building import APP, B, batch, fill, finish, intend, key, new_r
 from rowmill.domain.batch import RowMove
 from rowmill.domain.errors import IllegalMoveError, StoreError
 from rowmill.ports.store import OutputFile, UploadRecord
-from rowmill.store.memory import MemoryStore
-from rowmill.store.sql import SqlStore
 
 ONE, TWO, THREE = "a" * 64, "b" * 64, "c" * 64
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request, tmp_path):
-    made = MemoryStore() if request.param == "memory" else SqlStore(tmp_path / "rowmill.db")
-    yield made
-    made.close()
 
 
 def upload(user="u0", sha256=ONE, name="a.pdf", file_id="f-1", app_id=APP.id):

@@ -17,7 +17,8 @@ from rowmill.ports.store import Again, Ask, Attach, AttemptKey, Break, Finish, G
 from rowmill.store.memory import MemoryStore
 from rowmill.store.sql import SqlStore
 
-ROWS = 4
+ROWS = 6
+SAME = (0, 4, 5)
 USERS = ("u0", "u1")
 TALKS = (None, "a", "a", "a")
 
@@ -80,8 +81,8 @@ class Comparison(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="rowmill-model-"))
         self.sql = SqlStore(self.folder / "rowmill.db")
         self.model = MemoryStore()
-        self.fence = fill(self.sql, ROWS, talks=TALKS)
-        assert fill(self.model, ROWS, talks=TALKS) == self.fence
+        self.fence = fill(self.sql, ROWS, talks=TALKS, same=SAME)
+        assert fill(self.model, ROWS, talks=TALKS, same=SAME) == self.fence
 
     @rule(group=groups)
     def write(self, group):
@@ -95,6 +96,10 @@ class Comparison(RuleBasedStateMachine):
     def retry_some(self, positions, inputs):
         again = Again(None, positions, inputs)
         assert self.sql.retry(B, again) == self.model.retry(B, again)
+
+    @rule()
+    def share(self):
+        assert self.sql.share_results(B) == self.model.share_results(B)
 
     @rule()
     def take_over(self):
@@ -139,6 +144,8 @@ class Comparison(RuleBasedStateMachine):
             lambda store: store.to_check(B, 0, 2),
             lambda store: store.asking(B, 2),
             lambda store: store.batches(),
+            lambda store: store.versions(B),
+            lambda store: store.batch(B),
         ):
             assert ask(self.sql) == ask(self.model)
 

@@ -215,10 +215,29 @@ def test_the_readings_use_their_indexes(tmp_path):
     wanted = [
         "rows_waiting", "rows_waiting", "rows_by_state", "attempts_open", "attempts_open", "rows_waiting",
         "rows_by_cause", "attempts_by_user", "rows_by_state", "rows_waiting", "attempts_by_user", "attempts_by_user",
-        "attempts_by_user", "attempts_to_check", "rows_waiting", "rows_by_conversation",
+        "attempts_by_user", "attempts_to_check", "autoindex_batches", "rows_waiting", "rows_by_conversation",
     ]  # fmt: skip
     assert len(plans) == len(wanted)
     for plan, index in zip(plans, wanted, strict=True):
         assert index in plan
         assert "SCAN" not in plan
         assert "TEMP B-TREE FOR ORDER BY" not in plan or index != "rows_waiting"
+
+
+def test_rows_that_take_anothers_result_have_indexes(tmp_path):
+    store = open_store(tmp_path)
+    fill(store, 5, same=(0, 2))
+    sent = []
+    with store._reading() as conn:
+        conn.connection.driver_connection.set_trace_callback(sent.append)
+    store.share_results(B)
+    store.followers(B)
+    store.reuse(B)
+    with store._reading() as conn:
+        conn.connection.driver_connection.set_trace_callback(None)
+        asked = [statement for statement in sent if statement.startswith("SELECT")]
+        plans = [str(conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}").all()) for statement in asked]
+    store.close()
+    for plan, index in zip(plans, ("rows_following", "rows_following", "rows_reusing"), strict=True):
+        assert index in plan
+        assert "SCAN" not in plan

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
+from rowmill.cli.pinning import spell_out
 from rowmill.cli.session import BAD_USE, INTERRUPTED, NOT_WRITTEN, OK, Session
 from rowmill.domain.errors import RowmillError, UsageError, os_detail
 from rowmill.texts import LANGUAGES, Speech, language
@@ -34,6 +35,7 @@ _COMMANDS = {
     "stop": ("control", "stop"),
     "resume": ("control", "resume"),
     "delete": ("control", "delete"),
+    "append": ("append", "append"),
     "doctor": ("reading", "doctor"),
     "demo": ("fake", "demo"),
     "fake-dify": ("fake", "fake_dify"),
@@ -100,7 +102,7 @@ def _run(args: list[str], session: Session) -> int:
         return OK
     command = _build(session.say, next((arg for arg in args if arg in _COMMANDS), None))
     try:
-        code = command.main(args, prog_name="rowmill", standalone_mode=False, obj=session)
+        code = command.main(spell_out(args), prog_name="rowmill", standalone_mode=False, obj=session)
     except typer.Exit as leaving:
         return leaving.exit_code
     except typer.Abort:

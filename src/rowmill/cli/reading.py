@@ -11,8 +11,10 @@ from rich.table import Table
 
 from rowmill.bootstrap import open_workbench
 from rowmill.cli import options
+from rowmill.cli.again import taken_json
 from rowmill.cli.asking import may_replace
 from rowmill.cli.given import key_from, settings_for
+from rowmill.cli.pinning import versions_json
 from rowmill.cli.run import guarantee_code
 from rowmill.cli.session import Session
 from rowmill.cli.summary import counts_json, show_summary, summary_json
@@ -92,6 +94,8 @@ def show(
         counts, prices, files = batches.counts(batch.id), batches.prices(batch.id), batches.output_files(batch.id)
         summary = summary_json(batch, counts, prices, files, 0.0, None)
         del summary["output"], summary["seconds"]
+        summary |= versions_json(batch, batches.versions(batch.id)) | taken_json(workbench, batch)
+        summary["appended"] = [{"sheet": one.label, "path": one.path, "rows": one.rows} for one in batch.appended]
         app = {"name": batch.app.name, "base_url": batch.app.base_url, "mode": batch.app.mode.value}
         asking = asking_json(workbench, batch)
         session.answer({**summary, "app": app, "sheet": batch.sheet_path, "causes": causes, "asking": asking})

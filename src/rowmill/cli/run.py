@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +10,7 @@ import typer
 
 from rowmill.bootstrap import open_runner
 from rowmill.cli import options
+from rowmill.cli.again import AnyVersion, Asked, Key, Share, SinceBatch, known_json, show_known, taken_json
 from rowmill.cli.asking import may_replace, may_run, may_run_again
 from rowmill.cli.findings import ProblemFile, problem_file, report_json, show_report
 from rowmill.cli.given import (
@@ -23,6 +24,7 @@ from rowmill.cli.given import (
     row_range,
     settings_for,
 )
+from rowmill.cli.pinning import Pin, check_pin, pinned, versions_json
 from rowmill.cli.session import BAD_USE, INTERRUPTED, NOT_WRITTEN, OK, SOME_FAILED, Session
 from rowmill.cli.summary import show_mapping, show_summary, summary_json
 from rowmill.cli.watch import Watched, run_loop, watch
@@ -31,6 +33,7 @@ from rowmill.domain.causes import Cause
 from rowmill.domain.errors import UsageError
 from rowmill.ports.store import Again
 from rowmill.workbench import Draft, Order, Workbench
+from rowmill.workbench.again import check_since
 from rowmill.workbench.apps import tidy_url
 from rowmill.workbench.results import check_target
 
@@ -73,6 +76,9 @@ class Job:
     sample: int | None = None
     named: bool = False
     """whether the output was named, and not found"""
+    pin: str | None = None
+    told: dict[str, object] = field(default_factory=dict)
+    """what the check found, for the answer to programs"""
 
 
 def run(
@@ -103,11 +109,18 @@ def run(
     data_dir: options.DataDir = None,
     resume: Resume = None,
     new: New = False,
+    pin: Pin = None,
+    share: Share = False,
+    since: SinceBatch = None,
+    key_column: Key = None,
+    any_version: AnyVersion = False,
     yes: options.Yes = False,
     as_json: options.AsJson = False,
 ) -> None:
     session: Session = context.obj
     session.json = as_json
+    check_pin(pin)
+    asked = Asked(share, since, key_column, any_version, resume is not None)
     settings = settings_for(session, data_dir)
     changes = _given(
         concurrency=concurrency,
@@ -132,12 +145,13 @@ def run(
     with open_runner(settings) as (workbench, engine):
         if target is None:
             target = remembered_output(workbench.batches.find(resume or ""))
-        job = Job(session, settings, workbench, engine, key, target, yes, sample, named=output is not None)
+        job = Job(session, settings, workbench, engine, key, target, yes, sample, named=output is not None, pin=pin)
         if resume is not None:
             code = _resume(job, resume, sheet, base_url, changes)
         else:
             assert sheet is not None
             assert base_url is not None
+            earlier = asked.find(workbench)
             order = Order(
                 sheet,
                 sheet_name,
@@ -145,8 +159,9 @@ def run(
                 pairs("--set", sets),
                 header_row,
                 row_range(rows),
-                replace(_batch_settings(settings, target), **changes),
+                asked.settings(replace(_batch_settings(settings, target), **changes), earlier),
                 files,
+                earlier,
             )
             code = _start(job, order, base_url, new=new)
     raise typer.Exit(code)
@@ -208,6 +223,8 @@ def _which(job: Job, batch: BatchRecord, cause: str | None, typed: list[str] | N
     if not numbers:
         return Again(cause)
     positions = batches.positions_of(batch, numbers)
+    if changes and len(positions) > 1:
+        raise UsageError("row_in_several_sheets", row=numbers[0], batch=batch.id)
     inputs = batches.edited_inputs(batch, positions[0], changes) if changes else None
     return Again(None, positions, inputs)
 
@@ -238,6 +255,9 @@ def _start(job: Job, order: Order, base_url: str, *, new: bool) -> int:
     assert job.key is not None
     app, info = run_loop(workbench.apps.register(base_url, job.key))
     _show_app(session, app, info)
+    if order.since is not None:
+        check_since(order.since.batch, app)
+    order = replace(order, settings=pinned(order.settings, job.pin, app.mode))
     left = [] if new else workbench.batches.unfinished(app.id, workbench.digest(order.path), head.sheet_name)
     if left:
         return _offer_resume(job, left[0])
@@ -248,8 +268,9 @@ def _start(job: Job, order: Order, base_url: str, *, new: bool) -> int:
     if isinstance(draft_or_code, int):
         return draft_or_code
     draft = draft_or_code
+    job.told |= known_json(draft, order.since)
     asked = session.interactive and not job.yes
-    if asked and not may_run(session, draft.report.rows, app.name, job.sample):
+    if asked and not may_run(session, draft.to_run, app.name, job.sample):
         workbench.discard(draft)
         session.tell("nothing_sent")
         return OK
@@ -257,6 +278,8 @@ def _start(job: Job, order: Order, base_url: str, *, new: bool) -> int:
 
 
 def _may_run_again(job: Job, order: Order, app: AppRecord, head: SheetHead) -> bool:
+    if order.since is not None:
+        return True  # that is known, and what has a result is not run again
     before = job.workbench.batches.finished(app, job.workbench.digest(order.path), head.sheet_name)
     return may_run_again(job.session, before, yes=job.yes)
 
@@ -303,6 +326,7 @@ def _check(job: Job, order: Order, app: AppRecord, info: AppInfo) -> Draft | int
     if not session.json:
         show_mapping(session, draft)
         show_report(session, draft.report, problems)
+        show_known(session, draft, order.since)
     if draft.report.errors:
         rows = draft.report.bad_rows
         code = "checks_failed" if rows else "checks_failed_set"
@@ -342,6 +366,8 @@ def _resume(job: Job, batch_id: str, sheet: Path | None, base_url: str | None, c
     if batch.state not in UNFINISHED | IDLE:
         job.session.tell("already_done", batch=batch.id, state=job.session.say(f"batch_state.{batch.state.value}"))
         return report(job, batch, None)
+    if job.pin is not None:
+        batch = job.workbench.batches.change(batch, pinned(batch.settings, job.pin, batch.app.mode))
     return _run_and_report(job, ready(job, batch), changes)
 
 
@@ -394,7 +420,8 @@ def _goes_on(job: Job, batch: BatchRecord, watched: Watched) -> bool:
 def _summary(job: Job, batch: BatchRecord, seconds: float, output: Path | None) -> dict[str, Any]:
     batches = job.workbench.batches
     prices, files = batches.prices(batch.id), batches.output_files(batch.id)
-    return summary_json(batch, batches.counts(batch.id), prices, files, seconds, output)
+    more = versions_json(batch, batches.versions(batch.id)) | taken_json(job.workbench, batch) | job.told
+    return {**summary_json(batch, batches.counts(batch.id), prices, files, seconds, output), **more}
 
 
 def report(job: Job, batch: BatchRecord, watched: Watched | None) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rowmill.cli.again import show_taken
 from rowmill.cli.given import options_again
+from rowmill.cli.pinning import show_versions
 from rowmill.cli.waiting import show_asking
 from rowmill.cli.watch import duration, reason_text
 from rowmill.domain.batch import UNFINISHED, RowState
@@ -92,6 +94,10 @@ def show_summary(
         session.show(session.say("cost_line", price=show_price(price), currency=currency))
     if seconds:
         session.show(session.say("time_line", time=duration(session.say, seconds)))
+    for sheet in batch.appended:
+        session.show(session.say("appended_line", sheet=sheet.label, rows=f"{sheet.rows:,}"))
+    show_taken(session, workbench, batch)
+    show_versions(session, batch, workbench.batches.versions(batch.id))
     _show_causes(session, workbench, batch)
     show_asking(session, workbench, batch)
     if output is not None:

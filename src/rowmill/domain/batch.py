@@ -75,6 +75,12 @@ ROW_MOVES: dict[RowMove, tuple[frozenset[RowState], RowState]] = {
 RETRIED_BY_CAUSE_ONLY = frozenset({RowState.UNKNOWN, RowState.WAITING})
 
 
+# How a row that leads others can end, and which of those that follow it then take its end. They also wait for a person
+# with it. One that took `unknown`, or waits so, takes what is found out about its leader later on.
+SHARED_ENDS = frozenset(state for state in RowState if state.is_done and state is not RowState.SKIPPED)
+TAKES_A_SHARE = frozenset({RowState.PENDING, RowState.UNKNOWN, RowState.WAITING})
+
+
 class AttemptState(StrEnum):
     """`intent`: committed, bytes may have left. `attached`: its run id is known. `unknown`: its reply was lost and is
     being looked for. `paused`: its run waits for a person, who may take days; its slot is free, because its run id
@@ -156,6 +162,7 @@ class BatchMove(StrEnum):
     COMPLETE = "complete"
     RETRY = "retry"
     DELETE = "delete"
+    APPEND = "append"
 
 
 # The last wish wins: who pauses, stops and starts again in a hurry gets what was wished for last.
@@ -207,6 +214,13 @@ BATCH_MOVES: dict[BatchMove, dict[BatchState, BatchState]] = {
         BatchState.STOPPED: BatchState.DELETED,
         BatchState.COMPLETED: BatchState.DELETED,
         BatchState.DELETED: BatchState.DELETED,
+    },
+    # Only where nobody can be working on it: a batch that a killed process left running is to be resumed first.
+    BatchMove.APPEND: {
+        BatchState.QUEUED: BatchState.QUEUED,
+        BatchState.PAUSED: BatchState.PAUSED,
+        BatchState.STOPPED: BatchState.QUEUED,
+        BatchState.COMPLETED: BatchState.QUEUED,
     },
 }
 
@@ -290,6 +304,15 @@ class Settings:
     row_timeout: float = 1800.0
     lost_window: float = 300.0
     pinned_workflow: str | None = None
+    """every row is sent to this version of the app"""
+    pin_first: bool = False
+    """every row is sent to the version that the first run told"""
+    share_duplicates: bool = False
+    """of rows with the same inputs one is run, the others take its result"""
+    since: str | None = None
+    """the batch whose results unchanged rows take"""
+    reuse_any_version: bool = False
+    """… even if the app was published again meanwhile"""
     most: int = 50
     per_minute: float | None = None
     min_gap: float = 0.0

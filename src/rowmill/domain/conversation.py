@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rowmill.domain.batch import RowState
 from rowmill.domain.form import CONVERSATION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,6 @@ def judge_turn(before: Before | None) -> Turn:
     return Turn.NEXT if before.state in _ANSWERED and before.conversation_id else Turn.BROKEN
 
 
-def conversation_of(inputs: dict[str, Any]) -> str | None:
+def conversation_of(inputs: Mapping[str, Any]) -> str | None:
     """Which conversation of the sheet a row belongs to: the same text is the same conversation."""
     return str(inputs.get(CONVERSATION) or "").strip() or None

@@ -37,6 +37,12 @@ class Fact(StrEnum):
     STORE_WELL = "store_well"
     FILE_LOST = "file_lost"
     """the file `name` that row `row` put out could not be fetched: `detail`"""
+    REUSED = "reused"
+    """`rows` take their results from the earlier batch `batch`: the version of the app is the same"""
+    NOT_REUSED = "not_reused"
+    """… `rows` are run instead: it is another version"""
+    REPUBLISHED = "republished"
+    """row `row` was run by another version than those before: from `old` to `new`. Told once for each version"""
 
 
 @dataclass(frozen=True, slots=True)

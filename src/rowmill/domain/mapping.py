@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,13 @@ class Mapping:
 
     def columns_used(self) -> frozenset[int]:
         return frozenset(feed.column for feed in self.feeds if feed.column is not None)
+
+    def moved(self, columns: Sequence[int]) -> Mapping:
+        """The same feeds from a sheet whose columns stand elsewhere. Raises MappingError if one is not there."""
+        missing = [f.column for f in self.feeds if f.column is not None and columns[f.column] < 0]
+        if missing:
+            raise MappingError("append_headers", missing=_letters(missing), columns="")
+        return Mapping(tuple(f if f.column is None else replace(f, column=columns[f.column]) for f in self.feeds))
 
     def to_json(self) -> list[dict[str, Any]]:
         return [
@@ -130,11 +137,12 @@ def _feed(
             return Feed(spec.variable, Reason.CONSTANT, constant=text)
     for name, column in asked.items():
         if find_field(form, name) == spec:
-            return Feed(spec.variable, Reason.ASKED, column=_find_column(headers, column))
+            return Feed(spec.variable, Reason.ASKED, column=find_column(headers, column))
     return _guess(form, spec, headers, stamped)
 
 
-def _find_column(headers: Sequence[str], wanted: str) -> int:
+def find_column(headers: Sequence[str], wanted: str) -> int:
+    """A column by its header or its Excel letter. Raises MappingError."""
     exact = [i for i, header in enumerate(headers) if header == wanted] or [
         i for i, header in enumerate(headers) if _plain(header) == _plain(wanted) != ""
     ]
@@ -199,6 +207,20 @@ _NOISE = re.compile(r"[\s_\-*:：.]+")
 
 def _plain(text: str) -> str:
     return _NOISE.sub("", unicodedata.normalize("NFKC", text)).casefold()
+
+
+def same_columns(wanted: Sequence[str], found: Sequence[str]) -> list[int]:
+    """Where the columns of one sheet stand in another, by their headers; of several that are called the same, the first
+    is the first. Raises MappingError where one is not there. Columns without a header are nowhere, -1: what stands in
+    them has no name to be found by."""
+    places: dict[str, list[int]] = {}
+    for index, header in enumerate(found):
+        places.setdefault(header, []).append(index)
+    columns = [places[header].pop(0) if header and places.get(header) else -1 for header in wanted]
+    missing = [header for header, column in zip(wanted, columns, strict=True) if header and column < 0]
+    if missing:
+        raise MappingError("append_headers", missing=_listed(missing), columns=_listed(found))
+    return columns
 
 
 def column_letter(index: int) -> str:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rowmill.engine.permits import Share
     from rowmill.engine.recorder import Recorder
     from rowmill.engine.uploads import Ready, Uploads
+    from rowmill.engine.versions import Versions
     from rowmill.ports.clock import Clock
     from rowmill.ports.dify import DifyApp
     from rowmill.ports.sent import SentMarks
@@ -73,6 +74,7 @@ class Lane:
     lost: Callable[[OpenAttempt, Failure], None]
     uploads: Uploads
     downloads: Downloads
+    versions: Versions
 
 
 @dataclass(slots=True)
@@ -260,7 +262,7 @@ class Attempts:
     async def _listen(self, job: RowJob, heard: _Listening) -> Outcome:
         lane = self._lane
         sent = replace(job, inputs=heard.ready.inputs)
-        request = make_request(sent, heard, lane.settings.pinned_workflow)
+        request = make_request(sent, heard, lane.versions.pinned)
         async with aclosing(lane.app.run(request, lambda: self._take_place(heard))) as events:
             async for event in events:
                 match event:
@@ -275,6 +277,8 @@ class Attempts:
     def _attach(self, heard: _Listening, ids: Attached) -> None:
         lane = self._lane
         heard.attached = ids
+        # Before other rows may start: they may have to be sent to this version.
+        lane.versions.heard(heard.key, ids.workflow_id)
         if heard.start is not None:
             lane.share.accepted(heard.start)
         # Not waited for here: the next events are read meanwhile, and the commits stay in order.
@@ -287,6 +291,7 @@ class Attempts:
 
     async def _finish(self, job: RowJob, heard: _Listening, outcome: Outcome, seconds: float) -> None:
         lane = self._lane
+        lane.versions.heard(heard.key, outcome.workflow_id)
         billed = job.tries + 1 - job.refused
         verdict = lane.brakes.allow(judge_outcome(outcome, billed, lane.settings.retries))
         self._leave(heard, Sample(_kind_of(outcome, verdict), elapsed=outcome.seconds), seconds)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PAGE = 200
 # What is due further ahead than any delay of ours is due: the wall clock was set back. The store promises the same.
 FAR_AHEAD = 600.0
+_BEHIND_ALL = 2**62
 
 
 class Intake:
@@ -98,7 +99,7 @@ class Intake:
         self.look_again()
 
     def look_again(self) -> None:
-        """Rows were put back in the store: they may lie before those that were read last."""
+        """Rows were put back in the store, or may start now: they may lie before those that were read last."""
         self._rewound = True
         self._drained = False
         self._changed.set()
@@ -151,7 +152,8 @@ class Intake:
         if self._rewound:
             self._rewound, self._after = False, -1
         held = set(self._held)
-        jobs, due_at = await asyncio.to_thread(self._read)
+        # Behind the last row that may start there can be a million that follow others: they are looked at once.
+        jobs, due_at = await asyncio.to_thread(self._read, _BEHIND_ALL if self._drained else self._after)
         if due_at is not None:
             self.wait_until(due_at)  # a row may have begun to wait while the store was read
         fresh = [job.position for job in jobs if job.position > self._after]
@@ -174,9 +176,9 @@ class Intake:
                 await self._put(Break(key, Cause.CONVERSATION_BROKEN.value))
         return [job for job, turn in turns if turn is Turn.NEXT]
 
-    def _read(self) -> tuple[list[RowJob], float | None]:
+    def _read(self, after: int) -> tuple[list[RowJob], float | None]:
         now = self._clock.wall()
-        jobs = self._store.startable(self._batch_id, now, self._after, PAGE, self._until)
+        jobs = self._store.startable(self._batch_id, now, after, PAGE, self._until)
         due = self._store.next_due(self._batch_id, self._until)
         # What is due now is among the jobs already.
         return jobs, due if due is None or due > now else now + 1.0

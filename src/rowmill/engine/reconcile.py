@@ -140,6 +140,7 @@ class Reconciler:
 
     async def _finish(self, lost: OpenAttempt, outcome: Outcome) -> None:
         lane = self._lane
+        lane.versions.heard(lost.key, outcome.workflow_id)
         billed = lost.key.number - lost.job.refused
         verdict = lane.brakes.allow(judge_outcome(outcome, billed, lane.settings.retries))
         record = finish_record(lost.key, outcome, verdict, lane.clock)

@@ -11,6 +11,7 @@ from rowmill.domain.batch import AttemptState, BatchState
 from rowmill.domain.brakes import Brake, Halt
 from rowmill.domain.causes import Cause
 from rowmill.domain.events import Event, Fact
+from rowmill.engine.again import Again
 from rowmill.engine.attempt import Attempts, Lane
 from rowmill.engine.downloads import Downloads
 from rowmill.engine.handling import MOST_DEATHS, handled
@@ -112,11 +113,12 @@ class BatchRunner:
         """whether attempts were left that only a new runner can take up again"""
         self._wish = BatchState.RUNNING
         self._intake = Intake(work.store, batch.id, work.clock, work.until, work.recorder.put, work.brakes.may_start)
+        self._again = Again(batch, work.store, work.clock, self._intake, work.tell)
         self._lane = Lane(
             batch.id, work.app, batch.settings, work.recorder, work.share, self._intake, work.sent, work.clock,
             work.brakes, self._pause, self._lost,
             Uploads(work.app, batch.app.id, work.store, work.shelf, work.clock),
-            Downloads(work.app, work.store, work.shelf, work.clock, work.tell),
+            Downloads(work.app, work.store, work.shelf, work.clock, work.tell), self._again.versions,
         )  # fmt: skip
         self._attempts = Attempts(self._lane)
         self._reconciler = Reconciler(
@@ -169,6 +171,7 @@ class BatchRunner:
     def abandon(self) -> None:
         """Leave at once, whatever the database does."""
         self.drain()
+        self._again.abandon()
         self._recorder.give_up()
         self._cancel()
 
@@ -221,6 +224,7 @@ class BatchRunner:
 
     async def recover(self) -> None:
         """Judge what a former process left, and begin to look for what may have been started."""
+        await self._again.begin()
         left = await asyncio.to_thread(self._work_with.store.open_attempts, self._batch.id)
         self._slots.busy = await asyncio.to_thread(self._work_with.store.busy_slots, self._batch.id)
         if left:
@@ -244,6 +248,12 @@ class BatchRunner:
         await self._lane.downloads.done()
         if self._trouble is not None:
             raise self._trouble
+        await self._again.settle(to_the_end=self._is_at_its_end)
+
+    @property
+    def _is_at_its_end(self) -> bool:
+        """Every row that may start has had its turn, and nobody wished the batch to end before that."""
+        return not (self.is_sample or self._intake.quit.is_set())
 
     async def close(self) -> None:
         """Leave what is still under way."""
@@ -252,6 +262,7 @@ class BatchRunner:
         await asyncio.gather(*self._workers, *self._searches, return_exceptions=True)
         await self._lane.downloads.stopped()
         await self._attempts.close()
+        await self._again.close()
 
     async def _never_left(self, attempt: OpenAttempt) -> bool:
         """Judge an intent by the marks, once: what is not certainly unsent is lost from now on, whatever comes next."""

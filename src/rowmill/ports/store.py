@@ -8,12 +8,15 @@ Promises of every store:
   the attempt alone (True): its slot is free again, the row is not touched.
 - `write` with a fence that is no longer the newest raises FencedError and changes nothing.
 - Counts are derived from the rows on every call.
+- The first version of the app (workflow id) that a record tells is the batch's: later ones do not replace it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+from rowmill.ports.store_again import AgainStore, AppendedSheet
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -61,6 +64,10 @@ class BatchRecord:
     """a short text from the server that goes with the reason"""
     started_at: float | None = None
     ended_at: float | None = None
+    workflow_id: str | None = None
+    """the version of the app that the first run was of"""
+    appended: tuple[AppendedSheet, ...] = ()
+    """in order"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,8 @@ class NewRow:
     blank: bool = False
     conversation: str | None = None
     """which conversation of the sheet it is a turn of"""
+    input_hash: str | None = None
+    """rowmill.domain.again.input_hash; rows without one are like no other"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +132,8 @@ class OpenAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Intend:
-    """The row starts: committed before a byte leaves. Eligible: pending, waiting."""
+    """The row starts: committed before a byte leaves. Eligible: pending, waiting; not a row that follows another, nor
+    one that is held."""
 
     key: AttemptKey
     slot: int
@@ -255,6 +265,16 @@ class RowResult:
     asks: str | None = None
     """what its run asks a person for: see Outcome.asks"""
     conversation_id: str | None = None
+    workflow_id: str | None = None
+    """the version of the app that gave this result"""
+    leader: int | None = None
+    """the position of the row whose result this one takes"""
+    shared_with: int | None = None
+    """… and its number in the sheet"""
+    origin: int | None = None
+    """the position of the same row in the earlier batch: its result was taken, or is waited for while pending"""
+    reused_row: int | None = None
+    """… and its number in that batch's sheet"""
     files: tuple[OutputFile, ...] = ()
     """of the attempt that `outputs` came from, ordered by place"""
 
@@ -263,7 +283,10 @@ class RowResult:
 class Again:
     """Which rows are to run again: failed and stopped ones; with a cause those that have it, with positions those that
     stand there: then also unknown ones, and those that wait for a person. Never one that goes again by itself.
-    `inputs` replaces those of the one row at `positions`."""
+    `inputs` replaces those of the one row at `positions`.
+
+    Rows that share a result go together, also where only one of them is named; but a row that gets other inputs shares
+    with none any more. Those that followed it keep what it has come to, and the first of them leads the others."""
 
     cause: str | None = None
     positions: tuple[int, ...] | None = None
@@ -293,7 +316,7 @@ class BatchSummary:
     counts: Counts = field(repr=False)
 
 
-class Store(Protocol):
+class Store(AgainStore, Protocol):
     """Everything is synchronous and may be called from a worker thread; one thread writes at a time."""
 
     def take_over(self, owner: str) -> int:
@@ -346,9 +369,9 @@ class Store(Protocol):
     def write(self, records: Sequence[Record], fence: int) -> list[bool]: ...
 
     def startable(self, batch_id: str, now: float, after: int, limit: int, until: int | None) -> list[RowJob]:
-        """Rows that may start: pending ones behind position `after` in order, and before them waiting ones that are
-        due, the longest due first. `until`: only positions below it. One that is due more than 10 minutes from `now`
-        is due: the clock was set back."""
+        """Rows that may start, none of which follows another or is held: pending ones behind position `after` in order,
+        and before them waiting ones that are due, the longest due first. `until`: only positions below it. One that is
+        due more than 10 minutes from `now` is due: the clock was set back."""
         ...
 
     def next_turns(self, batch_id: str, turns: Sequence[tuple[str, int]], until: int | None) -> list[RowJob]:
@@ -440,7 +463,7 @@ class Store(Protocol):
         ...
 
     def asking(self, batch_id: str, limit: int) -> list[RowResult]:
-        """Rows that wait for a person, in order."""
+        """Rows that wait for a person, in order; not those that follow another, whose question is the same."""
         ...
 
     def results(self, batch_id: str) -> Iterator[RowResult]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, func, not_, select, update
 
+from rowmill.domain.again import input_hash
 from rowmill.domain.batch import (
     IDLE,
     RETRIED_BY_CAUSE_ONLY,
@@ -21,7 +22,7 @@ from rowmill.domain.batch import (
 from rowmill.domain.errors import StoreError
 from rowmill.domain.money import total
 from rowmill.ports.store import Again, Wish
-from rowmill.store import reading
+from rowmill.store import reading, reuse, sharing
 from rowmill.store.moves import moved
 from rowmill.store.tables import attempts, batches, rows
 
@@ -91,14 +92,17 @@ def _all_spent(conn: Connection, batch_id: str, *, with_price: bool) -> Spent:
     tokens = conn.execute(select(func.coalesce(func.sum(attempts.c.tokens), 0)).where(own)).scalar_one()
     price = total(reading.read_prices(conn, batch_id).values()) if with_price else Decimal(0)
     counts = reading.read_counts(conn, batch_id)
-    return Spent(counts.done + counts.asking, int(tokens), price)
+    free = sharing.read_taken(conn, batch_id) + reuse.read_reuse(conn, batch_id)[1]
+    return Spent(counts.done + counts.asking - free, int(tokens), price)
 
 
 # ── again ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def retry(conn: Connection, batch_id: str, again: Again, at: float) -> int:
-    count = sum(_put_back(conn, which, again.inputs) for which in _which(batch_id, again))
+    if again.inputs is not None:
+        _set_apart(conn, batch_id, again.positions or ())
+    count = sum(_put_back(conn, which, again.inputs) for which in _which(conn, batch_id, again))
     if count:
         # Turns that were not sent for want of one that is run again go with it: as they are, whatever its new inputs.
         count += _put_back(conn, and_(*reading.left_behind(batch_id)), None)
@@ -108,13 +112,29 @@ def retry(conn: Connection, batch_id: str, again: Again, at: float) -> int:
     return count
 
 
-def _which(batch_id: str, again: Again) -> list[ColumnElement[bool]]:
-    sources = ROW_MOVES[RowMove.RETRY][0]
-    # A row that waits for its next attempt is not to be put back: it goes again by itself.
+def _set_apart(conn: Connection, batch_id: str, positions: Sequence[int]) -> None:
+    may_go = select(rows.c.position).where(_may_go_again(batch_id), _in(ROW_MOVES[RowMove.RETRY][0]))
+    for position in sorted(positions):
+        if conn.execute(may_go.where(rows.c.position == position)).first() is not None:
+            sharing.set_apart(conn, batch_id, position)
+
+
+def _may_go_again(batch_id: str) -> ColumnElement[bool]:
+    """A row that waits for its next attempt is not to be put back: it goes again by itself."""
     by_itself = and_(rows.c.state == RowState.WAITING.value, rows.c.due_at.is_not(None))
-    own = and_(rows.c.batch_id == batch_id, not_(by_itself))
+    return and_(rows.c.batch_id == batch_id, not_(by_itself))
+
+
+def _which(conn: Connection, batch_id: str, again: Again) -> list[ColumnElement[bool]]:
+    """Rows that share a result have its state and cause in common; where positions are named, the others go along."""
+    sources = ROW_MOVES[RowMove.RETRY][0]
+    own = _may_go_again(batch_id)
     if again.positions is not None:
-        parts = [rows.c.position.in_(part) for part in _parts(again.positions)]
+        positions: Sequence[int] = again.positions
+        if again.inputs is None:
+            positions = sharing.with_leaders(conn, batch_id, [list(part) for part in _parts(positions)])
+        columns = [rows.c.position] if again.inputs is not None else [rows.c.position, rows.c.leader]
+        parts = [column.in_(part) for part in _parts(positions) for column in columns]
         return [and_(own, _in(sources), part) for part in parts]
     if again.cause is not None:
         return [and_(own, _in(sources), rows.c.cause == again.cause)]
@@ -133,7 +153,7 @@ def _put_back(conn: Connection, which: ColumnElement[bool], inputs: dict[str, An
     cleared = dict.fromkeys(("error", "cause", "outputs", "due_at", "asks"))
     values: dict[str, Any] = {"state": ROW_MOVES[RowMove.RETRY][1].value, **cleared}
     if inputs is not None:
-        values["inputs"] = inputs
+        values |= {"inputs": inputs, "input_hash": input_hash(inputs), "origin": None}
     return conn.execute(update(rows).where(which).values(values)).rowcount
 
 

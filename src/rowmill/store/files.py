@@ -7,21 +7,25 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, delete, func, insert, select, union, update
 
 from rowmill.ports.store import AttemptKey, OutputFile, UploadRecord
-from rowmill.store.tables import attempts, batch_files, output_files, rows, uploads
+from rowmill.store.tables import attempts, batch_files, is_led, leading, origin, output_files, rows, uploads
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement, Connection, FromClause, Select
 
 _FILE_MARK = "__dify__file__"
 
 
 def add_files(conn: Connection, batch_id: str, files: Collection[str]) -> None:
-    known = set(conn.execute(select(batch_files.c.sha256).where(batch_files.c.batch_id == batch_id)).scalars())
-    new = [{"batch_id": batch_id, "sha256": sha256} for sha256 in sorted(set(files) - known)]
+    new = [{"batch_id": batch_id, "sha256": sha256} for sha256 in sorted(set(files) - read_files_of(conn, batch_id))]
     if new:
         conn.execute(insert(batch_files), new)
+
+
+def read_files_of(conn: Connection, batch_id: str) -> set[str]:
+    """Those that its rows name."""
+    return set(conn.execute(select(batch_files.c.sha256).where(batch_files.c.batch_id == batch_id)).scalars())
 
 
 def read_needed(conn: Connection) -> set[str]:
@@ -92,11 +96,13 @@ def read_output_files(conn: Connection, key: AttemptKey) -> list[OutputFile]:
     return [OutputFile(*row) for row in conn.execute(query)]
 
 
-_of_row = and_(
-    rows.c.batch_id == output_files.c.batch_id,
-    rows.c.position == output_files.c.position,
-    rows.c.tries == output_files.c.number,
-)
+def _of(table: FromClause) -> ColumnElement[bool]:
+    """Of the last attempts of these rows."""
+    same_row = and_(output_files.c.batch_id == table.c.batch_id, output_files.c.position == table.c.position)
+    return and_(same_row, output_files.c.number == table.c.tries)
+
+
+_of_row = _of(rows)
 
 
 def read_files_between(conn: Connection, batch_id: str, first: int, last: int) -> dict[int, list[OutputFile]]:
@@ -107,10 +113,38 @@ def read_files_between(conn: Connection, batch_id: str, first: int, last: int) -
         .where(output_files.c.batch_id == batch_id, output_files.c.position.between(first, last))
         .order_by(output_files.c.position, output_files.c.place)
     )
+    return _by_position(conn, query)
+
+
+def read_files_of_leaders(conn: Connection, batch_id: str, first: int, last: int) -> dict[int, list[OutputFile]]:
+    """… of the rows between that follow another: the files of that one."""
+    query = (
+        select(rows.c.position, *_FILE)
+        .select_from(rows.join(leading, is_led).join(output_files, _of(leading)))
+        .where(rows.c.batch_id == batch_id, rows.c.position.between(first, last))
+        .order_by(rows.c.position, output_files.c.place)
+    )
+    return _by_position(conn, query)
+
+
+def _by_position(conn: Connection, query: Select[Any]) -> dict[int, list[OutputFile]]:
     found: dict[int, list[OutputFile]] = {}
     for position, *file in conn.execute(query):
         found.setdefault(position, []).append(OutputFile(*file))
     return found
+
+
+def take_files(conn: Connection, batch_id: str, since: str, positions: Collection[int]) -> None:
+    """Rows that take the result of a row of the batch `since`, without an attempt of their own, take its files."""
+    giver = and_(leading.c.batch_id == since, leading.c.position == func.coalesce(origin.c.leader, origin.c.position))
+    there = and_(origin.c.batch_id == since, origin.c.position == rows.c.origin)
+    taken = (
+        select(rows.c.batch_id, rows.c.position, rows.c.tries, *_FILE)
+        .select_from(rows.join(origin, there).join(leading, giver).join(output_files, _of(leading)))
+        .where(rows.c.batch_id == batch_id, rows.c.position.in_(positions))
+    )
+    columns = ["batch_id", "position", "number", *(column.name for column in _FILE)]
+    conn.execute(insert(output_files).from_select(columns, taken))
 
 
 def read_fresh_outputs(conn: Connection, batch_id: str, since: float) -> list[tuple[AttemptKey, str]]:

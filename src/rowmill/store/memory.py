@@ -8,6 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from rowmill.domain.again import input_hash
 from rowmill.domain.batch import (
     HIDDEN,
     IDLE,
@@ -44,16 +45,28 @@ from rowmill.ports.store import (
 )
 from rowmill.store.bounds import FAR_AHEAD, bounded_tokens
 from rowmill.store.memory_files import MemoryFiles
-from rowmill.store.memory_rows import MemoryAttempt, MemoryBatch, MemoryRow, break_off, end_or_go_on, intend
-from rowmill.store.moves import moved
+from rowmill.store.memory_reuse import ReuseMemory
+from rowmill.store.memory_rows import (
+    MemoryAttempt,
+    MemoryBatch,
+    MemoryRow,
+    break_off,
+    end_or_go_on,
+    intend,
+    last_attempt,
+)
+from rowmill.store.memory_sharing import SharingMemory
+from rowmill.store.moves import first_versions, moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
+    from rowmill.domain.batch import Settings
     from rowmill.ports.store import OutputFile, UploadRecord
+    from rowmill.ports.store_again import AppendedSheet
 
 
-class MemoryStore(MemoryFiles):
+class MemoryStore(MemoryFiles, SharingMemory, ReuseMemory):
     """See rowmill.ports.store; survives nothing."""
 
     def __init__(self) -> None:
@@ -93,6 +106,21 @@ class MemoryStore(MemoryFiles):
         with self._lock:
             self._draft(batch_id, "drop")
             self._drop(batch_id)
+
+    def append_rows(self, batch_id: str, draft_id: str, sheet: AppendedSheet) -> BatchState:
+        with self._lock:
+            draft, batch = self._draft(draft_id, "append"), self._known(batch_id)
+            record = moved(batch.record, BatchMove.APPEND, None, None, 0.0)
+            first = max(batch.rows, default=-1) + 1
+            added = [MemoryRow(replace(r.new, position=r.new.position + first), r.state) for r in draft.in_order()]
+            batch.rows |= {row.new.position: row for row in added}
+            known = replace(sheet, first=first, rows=len(added))
+            batch.record = replace(record, appended=(*record.appended, known))
+            self._add_files(batch_id, self._needed.get(draft_id, ()))
+            self._drop(draft_id)
+            if record.settings.share_duplicates:
+                self.follow(batch_id, first)
+            return record.state
 
     def sweep_drafts(self, older_than: float) -> int:
         with self._lock:
@@ -206,7 +234,8 @@ class MemoryStore(MemoryFiles):
         outcomes = [attempt.outcome for attempt in batch.attempts.values() if attempt.outcome is not None]
         tokens = sum(bounded_tokens(outcome.tokens) or 0 for outcome in outcomes)
         price, counts = total(self.prices(batch.record.id).values()), self.counts(batch.record.id)
-        return Spent(counts.done + counts.asking, tokens, price)
+        free = sum(row.is_taken for row in batch.rows.values())
+        return Spent(counts.done + counts.asking - free, tokens, price)
 
     def row(self, batch_id: str, position: int) -> RowResult | None:
         return next((row for row in self.results(batch_id) if row.position == position), None)
@@ -229,11 +258,21 @@ class MemoryStore(MemoryFiles):
                 del self._batches[batch.record.id]
             return 0
 
+    def change_settings(self, batch_id: str, settings: Settings) -> None:
+        with self._lock:
+            batch = self._known(batch_id)
+            batch.record = replace(batch.record, settings=settings)
+
     def write(self, records: Sequence[Record], fence: int) -> list[bool]:
         with self._lock:
             if fence != self._fence:
                 raise FencedError("fenced", fence=fence, newest=self._fence)
-            return [self._apply(record) for record in records]
+            answers = [self._apply(record) for record in records]
+            for batch_id, workflow_id in first_versions(records, answers).items():
+                batch = self._batches[batch_id]
+                if batch.record.workflow_id is None:
+                    batch.record = replace(batch.record, workflow_id=workflow_id)
+            return answers
 
     def _apply(self, record: Record) -> bool:
         batch = self._batches.get(record.key.batch_id)
@@ -260,6 +299,7 @@ class MemoryStore(MemoryFiles):
             due = [row for row in self._rows(batch_id, RowState.WAITING) if _is_due(row.due_at, now)]
             due.sort(key=lambda row: (row.due_at or 0.0, row.new.position))
             pending = [row for row in self._rows(batch_id, RowState.PENDING) if row.new.position > after]
+            pending = [row for row in pending if row.leader is None and row.origin is None]
             found = [row for row in due + pending if until is None or row.new.position < until]
             return [self._batches[batch_id].job(row) for row in found[:limit]]
 
@@ -328,7 +368,7 @@ class MemoryStore(MemoryFiles):
 
     def asking(self, batch_id: str, limit: int) -> list[RowResult]:
         with self._lock:
-            return [row.result() for row in self._rows(batch_id) if row.is_asking][:limit]
+            return [row.result() for row in self._rows(batch_id) if row.is_asking and row.leader is None][:limit]
 
     def counts(self, batch_id: str) -> Counts:
         with self._lock:
@@ -347,24 +387,38 @@ class MemoryStore(MemoryFiles):
         ordered = sorted(found.items(), key=lambda item: (-item[1], item[0]))
         return [(cause, state, number) for (cause, state), number in ordered]
 
+    def versions(self, batch_id: str) -> list[tuple[str, int]]:
+        with self._lock:
+            told = [attempt for attempt in self._attempts(batch_id) if attempt.workflow_id is not None]
+        last = {a.key.position: a.workflow_id for a in sorted(told, key=lambda a: a.key.number)}
+        return sorted(Counter(v for v in last.values() if v).items(), key=lambda item: (-item[1], item[0]))
+
     def retry(self, batch_id: str, again: Again, at: float = 0.0) -> int:
         with self._lock:
-            sources, target = ROW_MOVES[RowMove.RETRY]
-            found = [row for row in self._rows(batch_id, *sources) if _is_meant(row, again)]
+            found = self._meant(batch_id, again)
             if not found:
                 return 0
             self.move_batch(batch_id, BatchMove.RETRY, at=at)
+            for row in found if again.inputs is not None else ():
+                self.set_apart(batch_id, row)
             for row in found:
-                row.state = target
-                row.clear()
                 if again.inputs is not None:
-                    row.new = replace(row.new, inputs=again.inputs)
-            followers = self._left_behind(batch_id)
-            for row in followers:
-                row.state = target
-                row.clear()
+                    row.new = replace(row.new, inputs=again.inputs, input_hash=input_hash(again.inputs))
+                    row.origin = None
+                row.put_back()
+            left_behind = self._left_behind(batch_id)
+            for row in left_behind:
+                row.put_back()
             self._batches[batch_id].touched += 1
-            return len(found) + len(followers)
+            return len(found) + len(left_behind)
+
+    def _meant(self, batch_id: str, again: Again) -> list[MemoryRow]:
+        rows = [row for row in self._rows(batch_id, *ROW_MOVES[RowMove.RETRY][0]) if not row.goes_by_itself]
+        if again.positions is None:
+            return [row for row in rows if _is_meant(row, again.cause)]
+        named = [row for row in self._rows(batch_id) if row.new.position in again.positions]
+        together = [row.leads.new.position for row in named] if again.inputs is None else []
+        return [row for row in rows if row.new.position in again.positions or row.leads.new.position in together]
 
     def _left_behind(self, batch_id: str) -> list[MemoryRow]:
         broken = [r for r in self._rows(batch_id, RowState.FAILED) if r.cause == Cause.CONVERSATION_BROKEN.value]
@@ -378,7 +432,7 @@ class MemoryStore(MemoryFiles):
     @contextmanager
     def snapshot(self, batch_id: str) -> Iterator[Iterable[RowResult]]:
         with self._lock:
-            rows = [row.result(self.output_files(_last(batch_id, row))) for row in self._rows(batch_id)]
+            rows = [row.result(self.output_files(last_attempt(batch_id, row.leads))) for row in self._rows(batch_id)]
         yield rows
 
     def add_files(self, batch_id: str, files: Collection[str]) -> None:
@@ -399,7 +453,7 @@ class MemoryStore(MemoryFiles):
     def fresh_outputs(self, batch_id: str, since: float) -> list[tuple[AttemptKey, str]]:
         with self._lock:
             last = {attempt.key: attempt for attempt in self._attempts(batch_id)}
-            found = [(_last(batch_id, row), row.outputs) for row in self._rows(batch_id)]
+            found = [(last_attempt(batch_id, row), row.outputs) for row in self._rows(batch_id)]
             return [
                 (key, outputs)
                 for key, outputs in found
@@ -411,7 +465,7 @@ class MemoryStore(MemoryFiles):
 
     def count_output_files(self, batch_id: str) -> tuple[int, int]:
         with self._lock:
-            files = [file for row in self._rows(batch_id) for file in self.output_files(_last(batch_id, row))]
+            files = [file for row in self._rows(batch_id) for file in self.output_files(last_attempt(batch_id, row))]
             kept = sum(file.sha256 is not None for file in files)
             return kept, len(files) - kept
 
@@ -419,16 +473,8 @@ class MemoryStore(MemoryFiles):
         """Nothing to let go of."""
 
 
-def _is_meant(row: MemoryRow, again: Again) -> bool:
-    if row.state is RowState.WAITING and row.due_at is not None:
-        return False  # it goes again by itself
-    if again.positions is not None:
-        return row.new.position in again.positions
-    return row.state not in RETRIED_BY_CAUSE_ONLY if again.cause is None else row.cause == again.cause
-
-
-def _last(batch_id: str, row: MemoryRow) -> AttemptKey:
-    return AttemptKey(batch_id, row.new.position, row.tries)
+def _is_meant(row: MemoryRow, cause: str | None) -> bool:
+    return row.state not in RETRIED_BY_CAUSE_ONLY if cause is None else row.cause == cause
 
 
 def _is_due(due_at: float | None, now: float) -> bool:

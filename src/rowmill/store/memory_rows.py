@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rowmill.domain.batch import ATTEMPT_MOVES, ROW_MOVES, AttemptMove, AttemptState, Outcome, RowMove, RowState, Spent
+from rowmill.domain.batch import (
+    ATTEMPT_MOVES,
+    ROW_MOVES,
+    SHARED_ENDS,
+    AttemptMove,
+    AttemptState,
+    Outcome,
+    RowMove,
+    RowState,
+    Spent,
+)
 from rowmill.domain.conversation import Before
 from rowmill.ports.store import (
     Ask,
@@ -47,13 +57,40 @@ class MemoryRow:
     run_id: str | None = None
     asks: str | None = None
     conversation_id: str | None = None
+    workflow_id: str | None = None
+    leader: MemoryRow | None = None
+    origin: MemoryRow | None = None
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether its end is another row's, and cost nothing of its own."""
+        return self.has_end and (self.leader is not None or self.origin is not None)
+
+    @property
+    def leads(self) -> MemoryRow:
+        """The row that is run for this one: itself, unless it follows another."""
+        return self.leader or self
+
+    @property
+    def has_end(self) -> bool:
+        """An end that others take: that it waits for a person, too."""
+        return self.state in SHARED_ENDS or self.is_asking
 
     def clear(self) -> None:
         self.outputs = self.error = self.cause = self.due_at = self.asks = None
 
+    def put_back(self) -> None:
+        self.state = ROW_MOVES[RowMove.RETRY][1]
+        self.clear()
+
     @property
     def is_asking(self) -> bool:
         return self.state is RowState.WAITING and self.due_at is None
+
+    @property
+    def goes_by_itself(self) -> bool:
+        """Whether it waits for its next attempt."""
+        return self.state is RowState.WAITING and not self.is_asking
 
     def result(self, files: Sequence[OutputFile] = ()) -> RowResult:
         return RowResult(
@@ -74,6 +111,11 @@ class MemoryRow:
             files=tuple(files),
             asks=self.asks,
             conversation_id=self.conversation_id,
+            workflow_id=self.workflow_id,
+            leader=self.leader.new.position if self.leader else None,
+            shared_with=self.leader.new.number if self.leader else None,
+            origin=self.origin.new.position if self.origin else None,
+            reused_row=self.origin.new.number if self.origin else None,
         )
 
 
@@ -88,6 +130,7 @@ class MemoryAttempt:
     task_id: str | None = None
     message_id: str | None = None
     conversation_id: str | None = None
+    workflow_id: str | None = None
     ahead: float = 0.0
     cause: str | None = None
     outcome: Outcome | None = None
@@ -118,12 +161,18 @@ class MemoryBatch:
         return [self.rows[position] for position in sorted(self.rows)]
 
 
+def last_attempt(batch_id: str, row: MemoryRow) -> AttemptKey:
+    return AttemptKey(batch_id, row.new.position, row.tries)
+
+
 def intend(batch: MemoryBatch, row: MemoryRow, record: Intend) -> bool:
     sources, target = ROW_MOVES[RowMove.START]
+    if row.leader is not None or row.origin is not None:
+        return False
     if row.state not in sources or row.tries != record.key.number - 1:
         return False
     row.clear()
-    row.run_id = row.conversation_id = None
+    row.run_id = row.conversation_id = row.workflow_id = None
     row.state, row.tries = target, record.key.number
     place = (record.key.position, record.key.number)
     batch.attempts[place] = MemoryAttempt(record.key, record.slot, record.user, record.sent_at)
@@ -200,6 +249,7 @@ def _note_ids(attempt: MemoryAttempt, told: Attach | Outcome) -> None:
     attempt.task_id = _newer(told.task_id, attempt.task_id)
     attempt.message_id = _newer(told.message_id, attempt.message_id)
     attempt.conversation_id = _newer(told.conversation_id, attempt.conversation_id)
+    attempt.workflow_id = _newer(told.workflow_id, attempt.workflow_id)
 
 
 def _newer(new: str | None, known: str | None) -> str | None:
@@ -224,7 +274,8 @@ def _change_row(
             if target is not RowState.PENDING:
                 row.cause, row.error = record.cause, record.error
         case GiveUp():
-            row.cause, row.error, row.run_id = record.cause, record.error, attempt.run_id
+            row.cause, row.error = record.cause, record.error
+            row.run_id, row.workflow_id = attempt.run_id, attempt.workflow_id
         case _:
             pass
     row.state = target
@@ -242,7 +293,7 @@ def _keep_spent(row: MemoryRow, attempt: MemoryAttempt, record: Ask | Finish) ->
     row.tokens = bounded_tokens(outcome.tokens)
     row.seconds = outcome.seconds if record.seconds is None else record.seconds
     row.price, row.currency, row.run_id = outcome.price, outcome.currency, attempt.run_id
-    row.conversation_id = attempt.conversation_id
+    row.conversation_id, row.workflow_id = attempt.conversation_id, attempt.workflow_id
 
 
 def break_off(batch: MemoryBatch, row: MemoryRow, record: Break) -> bool:

@@ -1,4 +1,4 @@
-"""What a move does to a batch."""
+"""What a move, and what records tell, does to a batch."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rowmill.domain.batch import BatchMove, BatchState, next_batch_state
+from rowmill.ports.store import Ask, Attach, Finish
 
 if TYPE_CHECKING:
-    from rowmill.ports.store import BatchRecord
+    from collections.abc import Sequence
+
+    from rowmill.ports.store import BatchRecord, Record
 
 _ENDS = frozenset({BatchState.STOPPED, BatchState.COMPLETED})
 
@@ -21,3 +24,23 @@ def moved(batch: BatchRecord, move: BatchMove, reason: str | None, detail: str |
     started = at if move is BatchMove.START and batch.started_at is None else batch.started_at
     ended = at if state in _ENDS else None
     return replace(batch, state=state, reason=reason, detail=detail, started_at=started, ended_at=ended)
+
+
+def first_versions(records: Sequence[Record], answers: Sequence[bool]) -> dict[str, str]:
+    """Batch id -> the first workflow id that records which took effect tell."""
+    found: dict[str, str] = {}
+    for record, took_effect in zip(records, answers, strict=True):
+        told = _version(record)
+        if took_effect and told is not None:
+            found.setdefault(record.key.batch_id, told)
+    return found
+
+
+def _version(record: Record) -> str | None:
+    match record:
+        case Attach():
+            return record.workflow_id
+        case Ask() | Finish():
+            return record.outcome.workflow_id
+        case _:
+            return None

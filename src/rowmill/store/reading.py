@@ -14,10 +14,19 @@ from rowmill.domain.form import Mode, form_from_json, form_to_json
 from rowmill.domain.mapping import Mapping
 from rowmill.domain.money import sum_prices
 from rowmill.domain.progress import Counts
-from rowmill.ports.store import AppRecord, AttemptKey, BatchRecord, BatchSummary, OpenAttempt, RowJob, RowResult
+from rowmill.ports.store import (
+    AppRecord,
+    AttemptKey,
+    BatchRecord,
+    BatchSummary,
+    OpenAttempt,
+    RowJob,
+    RowResult,
+)
+from rowmill.ports.store_again import AppendedSheet
 from rowmill.store.bounds import FAR_AHEAD
-from rowmill.store.files import read_files_between
-from rowmill.store.tables import OPEN_STATES, TO_CHECK, apps, attempts, batches, rows
+from rowmill.store.files import read_files_between, read_files_of_leaders
+from rowmill.store.tables import OPEN_STATES, TO_CHECK, apps, attempts, batches, is_led, leading, origin, rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,12 +65,16 @@ def batch_values(batch: BatchRecord) -> dict[str, Any]:
         "mapping": batch.mapping.to_json(),
         "settings": asdict(batch.settings),
         "headers": list(batch.headers),
+        "appended": [asdict(sheet) for sheet in batch.appended],
         "state": batch.state.value,
         **{name: getattr(batch, name) for name in _PLAIN},
     }
 
 
-_PLAIN = ("sheet_path", "sheet_name", "sheet_digest", "created_at", "reason", "detail", "started_at", "ended_at")
+_PLAIN = (
+    "sheet_path", "sheet_name", "sheet_digest", "created_at", "reason", "detail", "started_at", "ended_at",
+    "workflow_id",
+)  # fmt: skip
 
 
 def read_batch(conn: Connection, batch_id: str) -> BatchRecord | None:
@@ -77,6 +90,7 @@ def read_batch(conn: Connection, batch_id: str) -> BatchRecord | None:
         settings=Settings.from_json(found[batches.c.settings]),
         state=BatchState(found[batches.c.state]),
         headers=tuple(found[batches.c.headers]),
+        appended=tuple(AppendedSheet(**sheet) for sheet in found[batches.c.appended] or ()),
         **{name: found[batches.c[name]] for name in _PLAIN},
     )
 
@@ -206,7 +220,8 @@ def read_startable(
         waiting = select(*_JOB).select_from(_ROWS).where(rows.c.batch_id == batch_id, _WAITING, due, *below_too)
         jobs += _jobs(conn, waiting.order_by(rows.c.due_at, rows.c.position).limit(limit - len(jobs)))
     is_pending = rows.c.state == RowState.PENDING.value
-    mine = (rows.c.batch_id == batch_id, is_pending, rows.c.position > after, *below)
+    by_itself = (rows.c.leader.is_(None), rows.c.origin.is_(None))
+    mine = (rows.c.batch_id == batch_id, is_pending, *by_itself, rows.c.position > after, *below)
     pending = select(*_JOB).select_from(_ROWS).where(*mine)
     return jobs + _jobs(conn, pending.order_by(rows.c.position).limit(limit - len(jobs)))
 
@@ -333,6 +348,11 @@ _RESULT: tuple[ColumnElement[Any], ...] = (
     rows.c.currency,
     rows.c.asks,
     rows.c.conversation_id,
+    rows.c.workflow_id,
+    rows.c.leader,
+    leading.c.number.label("shared_with"),
+    rows.c.origin,
+    origin.c.number.label("reused_row"),
 )
 
 
@@ -349,7 +369,7 @@ class Results:
 
 def read_results(conn: Connection, batch_id: str) -> Iterator[RowResult]:
     """In pages: a statement is never left open while somebody thinks about a row."""
-    query = select(*_RESULT).where(rows.c.batch_id == batch_id).order_by(rows.c.position).limit(PAGE)
+    query = _results(conn, batch_id).order_by(rows.c.position).limit(PAGE)
     page = _page(conn, batch_id, query)
     while page:
         yield from page
@@ -357,20 +377,31 @@ def read_results(conn: Connection, batch_id: str) -> Iterator[RowResult]:
         page = _page(conn, batch_id, behind) if len(page) == PAGE else []
 
 
+def _results(conn: Connection, batch_id: str) -> Select[Any]:
+    settings = conn.execute(select(batches.c.settings).where(batches.c.id == batch_id)).scalar() or {}
+    # No batch has an empty name; looking for NULL would make SQLite go through all rows.
+    since = settings.get("since") or ""
+    there = and_(origin.c.batch_id == since, origin.c.position == rows.c.origin)
+    known = rows.outerjoin(leading, is_led).outerjoin(origin, there)
+    return select(*_RESULT).select_from(known).where(rows.c.batch_id == batch_id)
+
+
 def _page(conn: Connection, batch_id: str, query: Select[Any]) -> list[RowResult]:
     page = [_result(*row) for row in conn.execute(query)]
     files = read_files_between(conn, batch_id, page[0].position, page[-1].position) if page else {}
+    if any(row.leader is not None for row in page):
+        files |= read_files_of_leaders(conn, batch_id, page[0].position, page[-1].position)
     return [replace(row, files=tuple(files[row.position])) if row.position in files else row for row in page]
 
 
 def read_row(conn: Connection, batch_id: str, position: int) -> RowResult | None:
-    found = conn.execute(select(*_RESULT).where(rows.c.batch_id == batch_id, rows.c.position == position)).one_or_none()
+    found = conn.execute(_results(conn, batch_id).where(rows.c.position == position)).one_or_none()
     return None if found is None else _result(*found)
 
 
 def read_asking(conn: Connection, batch_id: str, limit: int) -> list[RowResult]:
-    query = select(*_RESULT).where(rows.c.batch_id == batch_id, _FOR_A_PERSON).order_by(rows.c.position).limit(limit)
-    return [_result(*row) for row in conn.execute(query)]
+    query = _results(conn, batch_id).where(_FOR_A_PERSON, rows.c.leader.is_(None))
+    return [_result(*row) for row in conn.execute(query.order_by(rows.c.position).limit(limit))]
 
 
 def _result(position: int, number: int, cells: tuple[Cell, ...], inputs: Any, state: str, *rest: Any) -> RowResult:

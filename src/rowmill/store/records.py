@@ -239,11 +239,12 @@ def _row_update(move: RowMove, **values: Any) -> Update:
 
 _run_of_attempt = select(attempts.c.run_id).where(_this_attempt).scalar_subquery()
 _talk_of_attempt = select(attempts.c.conversation_id).where(_this_attempt).scalar_subquery()
+_version_of_attempt = select(attempts.c.workflow_id).where(_this_attempt).scalar_subquery()
 
 _START_ROW = (
     update(rows)
     .where(_own(rows), rows.c.tries == _p("number") - literal_column("1"))
-    .where(_state_in(rows, ROW_MOVES[RowMove.START][0]))
+    .where(_state_in(rows, ROW_MOVES[RowMove.START][0]), rows.c.leader.is_(None), rows.c.origin.is_(None))
     .values(
         state=_word(ROW_MOVES[RowMove.START][1]),
         tries=_p("number"),
@@ -254,6 +255,7 @@ _START_ROW = (
         run_id=null(),
         asks=null(),
         conversation_id=null(),
+        workflow_id=null(),
     )
 )
 _turn = rows.alias("turn")
@@ -286,15 +288,22 @@ _FOUND_AGAIN = (
     .values(state=_word(RowState.RUNNING), cause=null(), error=null())
 )
 _LOSE = _attempt_update(AttemptMove.LOSE, cause=_p("cause"))
-_LOSE_ROW = _row_update(RowMove.LOSE, cause=_p("cause"), error=_p("error"), run_id=_run_of_attempt)
+_LOSE_ROW = _row_update(
+    RowMove.LOSE, cause=_p("cause"), error=_p("error"), run_id=_run_of_attempt, workflow_id=_version_of_attempt
+)
 
+# What the end does not tell again, the attempt has kept.
+_IDS: Binds = {
+    "run_id": func.coalesce(_p("run_id"), _run_of_attempt),
+    "conversation_id": func.coalesce(_p("conversation_id"), _talk_of_attempt),
+    "workflow_id": func.coalesce(_p("workflow_id"), _version_of_attempt),
+}
 _OUTCOME = ("error", "cause", "tokens", "seconds", "price", "currency")
 _FINISHED: Binds = {
     **{name: _p(name) for name in _OUTCOME},
     "outputs": _p("outputs"),
     "due_at": _p("due_at"),
-    "run_id": func.coalesce(_p("run_id"), _run_of_attempt),
-    "conversation_id": func.coalesce(_p("conversation_id"), _talk_of_attempt),
+    **_IDS,
     "asks": null(),
 }
 _ENDED_IDS: Binds = {
@@ -308,8 +317,7 @@ _ASKS: Binds = {
     "cause": _p("cause"),
     "error": null(),
     "due_at": null(),
-    "run_id": func.coalesce(_p("run_id"), _run_of_attempt),
-    "conversation_id": func.coalesce(_p("conversation_id"), _talk_of_attempt),
+    **_IDS,
     "asks": func.coalesce(_p("asks"), rows.c.asks),
 }
 

@@ -17,13 +17,14 @@ from sqlalchemy.exc import DBAPIError
 
 from rowmill.domain.batch import BatchMove, BatchState, RowState
 from rowmill.domain.errors import FencedError, IllegalMoveError, StoreError
-from rowmill.store import control, files, reading
+from rowmill.store import appending, control, files, reading, reuse, sharing
 from rowmill.store.connect import QUICK_CHECK_BELOW, Patience, open_engines, patiently
 from rowmill.store.faults import as_store_errors, code_of
 from rowmill.store.records import apply_records
 from rowmill.store.revision import check_revision, migrate
 from rowmill.store.tables import apps, batches, runner
 from rowmill.store.tables import rows as rows_table
+from rowmill.store.versions import note_first_versions, read_versions
 from rowmill.store.wal import check_log
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, RootTransaction
 
-    from rowmill.domain.batch import Spent
+    from rowmill.domain.again import Reuse
+    from rowmill.domain.batch import Settings, Spent
     from rowmill.domain.progress import Counts
     from rowmill.ports.store import (
         Again,
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
         UploadRecord,
         Wish,
     )
+    from rowmill.ports.store_again import AppendedSheet
 
 FILE_NAME = "rowmill.db"
 
@@ -152,6 +155,7 @@ class SqlStore:
                 "inputs": row.inputs,
                 "cells": row.cells,
                 "conversation": row.conversation,
+                "input_hash": row.input_hash,
             }
             for row in rows
         ]
@@ -164,6 +168,13 @@ class SqlStore:
         with self._writing() as conn:
             _require_draft(conn, batch_id, "drop")
             conn.execute(delete(batches).where(batches.c.id == batch_id))
+
+    def append_rows(self, batch_id: str, draft_id: str, sheet: AppendedSheet) -> BatchState:
+        with self._writing() as conn:
+            _require_draft(conn, draft_id, "append")
+            state = control.move(conn, batch_id, BatchMove.APPEND, None, None, 0.0)
+            appending.append_rows(conn, batch_id, draft_id, sheet)
+            return state
 
     def sweep_drafts(self, older_than: float) -> int:
         old = (batches.c.state == BatchState.DRAFT.value, batches.c.created_at < older_than)
@@ -234,10 +245,16 @@ class SqlStore:
         with self._writing() as conn:
             return control.purge(conn, limit)
 
+    def change_settings(self, batch_id: str, settings: Settings) -> None:
+        with self._writing() as conn:
+            conn.execute(update(batches).where(batches.c.id == batch_id).values(settings=asdict(settings)))
+
     def write(self, records: Sequence[Record], fence: int) -> list[bool]:
         with self._writing() as conn:
             _refuse_old(conn, fence)
-            return apply_records(conn, records)
+            answers = apply_records(conn, records)
+            note_first_versions(conn, records, answers)
+            return answers
 
     def startable(self, batch_id: str, now: float, after: int, limit: int, until: int | None) -> list[RowJob]:
         with self._reading() as conn:
@@ -290,6 +307,47 @@ class SqlStore:
     def causes(self, batch_id: str) -> list[tuple[str, RowState, int]]:
         with self._reading() as conn:
             return reading.read_causes(conn, batch_id)
+
+    def duplicates(self, batch_id: str) -> int:
+        with self._reading() as conn:
+            return sharing.read_duplicates(conn, batch_id)
+
+    def find_leaders(self, batch_id: str) -> int:
+        with self._writing() as conn:
+            return sharing.find_leaders(conn, batch_id)
+
+    def share_results(self, batch_id: str) -> int:
+        with self._reading() as conn:
+            due = sharing.read_due(conn, batch_id)
+        if not due:
+            return 0
+        with self._writing() as conn:
+            return sharing.share_results(conn, batch_id, due)
+
+    def followers(self, batch_id: str) -> int:
+        with self._reading() as conn:
+            return sharing.read_followers(conn, batch_id)
+
+    def plan_reuse(self, batch_id: str, since: str, columns: tuple[int, int] | None, *, usable: bool) -> Reuse:
+        with self._writing() as conn:
+            _require_draft(conn, batch_id, "plan_reuse")
+            return reuse.plan_reuse(conn, batch_id, since, columns, usable=usable)
+
+    def take_results(self, batch_id: str, since: str, workflow_id: str | None, *, any_version: bool = False) -> int:
+        with self._writing() as conn:
+            return reuse.take_results(conn, batch_id, since, workflow_id, any_version=any_version)
+
+    def free_held(self, batch_id: str, limit: int) -> int:
+        with self._writing() as conn:
+            return reuse.free_held(conn, batch_id, limit)
+
+    def reuse(self, batch_id: str) -> tuple[int, int]:
+        with self._reading() as conn:
+            return reuse.read_reuse(conn, batch_id)
+
+    def versions(self, batch_id: str) -> list[tuple[str, int]]:
+        with self._reading() as conn:
+            return read_versions(conn, batch_id)
 
     def results(self, batch_id: str) -> Iterator[RowResult]:
         with self.snapshot(batch_id) as rows_:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    and_,
     text,
 )
 
@@ -67,6 +68,8 @@ batches = Table(
     # How often rows were put back by hand, and what had been spent when a person last started the batch.
     Column("touched", Integer, nullable=False, server_default="0"),
     Column("spent_before", ExactJson),
+    Column("workflow_id", ExactText),
+    Column("appended", ExactJson),
 )
 
 rows = Table(
@@ -93,6 +96,11 @@ rows = Table(
     Column("cells", Cells, nullable=False),
     Column("outputs", ExactText),
     Column("asks", ExactText),
+    # Added later, so they stand behind the large ones: whoever looks for many rows by these goes by an index.
+    Column("workflow_id", ExactText),
+    Column("input_hash", Text),
+    Column("leader", BigInteger),
+    Column("origin", BigInteger),
     # One index answers both the counts (it holds all that they need) and what may start next.
     Index("rows_by_state", "batch_id", "state", "position", "tokens"),
     Index(
@@ -119,6 +127,22 @@ rows = Table(
         "state",
         sqlite_where=text("cause IS NOT NULL"),
         postgresql_where=text("cause IS NOT NULL"),
+    ),
+    Index(
+        "rows_following",
+        "batch_id",
+        "leader",
+        "state",
+        sqlite_where=text("leader IS NOT NULL"),
+        postgresql_where=text("leader IS NOT NULL"),
+    ),
+    Index(
+        "rows_reusing",
+        "batch_id",
+        "state",
+        "position",
+        sqlite_where=text("origin IS NOT NULL"),
+        postgresql_where=text("origin IS NOT NULL"),
     ),
 )
 
@@ -191,3 +215,8 @@ output_files = Table(
     Column("error", ExactText),
     ForeignKeyConstraint(["batch_id", "position"], ["rows.batch_id", "rows.position"], ondelete="CASCADE"),
 )
+
+# Of a row: the one that it follows, and the one whose result it takes from an earlier batch.
+leading = rows.alias("leading")
+is_led = and_(leading.c.batch_id == rows.c.batch_id, leading.c.position == rows.c.leader)
+origin = rows.alias("origin")

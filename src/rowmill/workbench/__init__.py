@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rowmill.workbench import drafts, results
+from rowmill.workbench.again import Since
 from rowmill.workbench.apps import Apps
 from rowmill.workbench.batches import Batches
 from rowmill.workbench.drafts import Draft, Order
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rowmill.ports.store import AppRecord, BatchRecord
     from rowmill.workbench.tools import Tools
 
-__all__ = ["Draft", "Order", "Workbench"]
+__all__ = ["Draft", "Order", "Since", "Workbench"]
 
 
 class Workbench:
@@ -49,6 +50,12 @@ class Workbench:
     ) -> Draft:
         """See drafts.make_draft."""
         return drafts.make_draft(self._tools, order, app, form, sink, step)
+
+    def append(
+        self, order: Order, batch: BatchRecord, sink: Callable[[Problem], None], step: Callable[[int], None]
+    ) -> Draft:
+        """See drafts.append."""
+        return drafts.append(self._tools, order, batch, sink, step)
 
     def accept(self, draft: Draft) -> BatchRecord:
         """The draft may be run."""

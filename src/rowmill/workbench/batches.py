@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from decimal import Decimal
 
+    from rowmill.domain.batch import Settings
     from rowmill.domain.events import Event
     from rowmill.domain.progress import Counts
     from rowmill.engine.batches import Engine
@@ -114,6 +115,23 @@ class Batches:
         """How many files that runs have put out are kept, and how many could not be fetched."""
         return self._tools.store.count_output_files(batch_id)
 
+    def reuse(self, batch_id: str) -> tuple[int, int]:
+        """How many rows wait to take, and how many took, the result of an earlier batch."""
+        return self._tools.store.reuse(batch_id)
+
+    def followers(self, batch_id: str) -> int:
+        """How many rows take the result of another."""
+        return self._tools.store.followers(batch_id)
+
+    def versions(self, batch_id: str) -> list[tuple[str, int]]:
+        """(workflow id, rows), most first."""
+        return self._tools.store.versions(batch_id)
+
+    def change(self, batch: BatchRecord, settings: Settings) -> BatchRecord:
+        """Run the batch otherwise from now on."""
+        self._tools.store.change_settings(batch.id, settings)
+        return replace(batch, settings=settings)
+
     def sample_end(self, batch_id: str, rows: int) -> int:
         """The position behind the next `rows` rows that were never tried."""
         store = self._tools.store
@@ -130,7 +148,11 @@ class Batches:
     def positions_of(self, batch: BatchRecord, numbers: Sequence[int]) -> tuple[int, ...]:
         """Where the rows with these numbers stand. Raises UsageError for one that is not there."""
         found = self._tools.store.positions_of(batch.id, numbers)
-        if len(found) < len(set(numbers)):
+        there = len(found)
+        if batch.appended:  # sheets number their rows anew
+            rows = [self._tools.store.row(batch.id, position) for position in found]
+            there = len({row.number for row in rows if row is not None})
+        if there < len(set(numbers)):
             raise UsageError("rows_unknown", batch=batch.id, rows=", ".join(map(str, numbers[:10])))
         return tuple(found)
 
@@ -172,8 +194,13 @@ class Batches:
 
     def lay_down(self, batch: BatchRecord) -> BatchState | None:
         """Where nobody runs the batch any more, although its state says so."""
+        self._share(batch)
         at = self._tools.clock.wall()
         return self._tools.store.close_batch(batch.id, wants_to_end=True, reason=ASKED, at=at)
+
+    def _share(self, batch: BatchRecord) -> None:
+        while batch.settings.share_duplicates and self._tools.store.share_results(batch.id):
+            pass
 
     def delete(self, batch: BatchRecord, step: Callable[[int], None] = lambda _: None) -> None:
         """Forget a batch and all its rows, for good. Refused while it runs. `step` gets how many rows are gone."""
@@ -211,9 +238,11 @@ class Batches:
         recovery = self._tools.recovery(batch.app.version, batch.app.mode)
         try:
             looking = Check(engine.store, engine.fence, engine.clock, app, recovery, engine.shelf)
-            return await looking.run(batch.id)
+            checked = await looking.run(batch.id)
         finally:
             await app.close()
+        await asyncio.to_thread(self._share, batch)
+        return checked
 
     async def refresh(self, batch: BatchRecord, api_key: str | None) -> BatchRecord:
         """Look at the app before going on with its batch: is it there, is the key good, has the server's version

@@ -8,10 +8,12 @@ from rowmill.domain.errors import UsageError
 from rowmill.domain.filenames import distinct
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rowmill.ports.files import Shelf
     from rowmill.ports.store import RowResult
+    from rowmill.ports.store_again import AppendedSheet
 
 
 def folder_of(results: Path) -> Path:
@@ -20,19 +22,25 @@ def folder_of(results: Path) -> Path:
 
 
 class Beside:
-    """Copies into `<results>-files/<row>/<name>`. Names were made harmless when the files were fetched."""
+    """Copies into `<results>-files/<row>/<name>`, for rows of appended sheets `<results>-files/<sheet>-<row>/<name>`
+    with 2 for the first of those. Names were made harmless when the files were fetched."""
 
-    def __init__(self, shelf: Shelf, results: Path) -> None:
+    def __init__(self, shelf: Shelf, results: Path, appended: Sequence[AppendedSheet] = ()) -> None:
         self._shelf = shelf
+        self._appended = appended
         self._folder = folder_of(results)
 
     def put(self, row: RowResult) -> dict[str, str]:
         """Place in the outputs -> path relative to the results, for the files that there are. Raises UsageError."""
-        paths = {}
+        paths, place = {}, self._place(row)
         for file, name in zip(row.files, distinct([file.name for file in row.files]), strict=True):
-            if file.sha256 is not None and self._copy(file.sha256, self._folder / str(row.number) / name):
-                paths[file.place] = f"{self._folder.name}/{row.number}/{name}"
+            if file.sha256 is not None and self._copy(file.sha256, self._folder / place / name):
+                paths[file.place] = f"{self._folder.name}/{place}/{name}"
         return paths
+
+    def _place(self, row: RowResult) -> str:
+        before = sum(sheet.first <= row.position for sheet in self._appended)
+        return f"{before + 1}-{row.number}" if before else str(row.number)
 
     def _copy(self, sha256: str, target: Path) -> bool:
         try:

@@ -9,21 +9,25 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from rowmill.domain.batch import BatchMove, BatchState, Settings
+from rowmill.domain.again import input_hash
+from rowmill.domain.batch import BATCH_MOVES, BatchMove, BatchState, Settings
 from rowmill.domain.cell import as_text
 from rowmill.domain.checks import CheckedRow, CheckReport, RowCheck
 from rowmill.domain.conversation import conversation_of
-from rowmill.domain.errors import MappingError, RowmillError, SheetError
+from rowmill.domain.errors import MappingError, RowmillError, SheetError, UsageError
 from rowmill.domain.listing import Listing
-from rowmill.domain.mapping import Mapping, make_mapping
+from rowmill.domain.mapping import Mapping, make_mapping, same_columns
 from rowmill.domain.problem import Problem, Severity
 from rowmill.ports.store import AppRecord, BatchRecord, NewRow
+from rowmill.ports.store_again import AppendedSheet
+from rowmill.workbench.again import Known, Since, key_columns, look_back
 from rowmill.workbench.stowage import Stowage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from rowmill.domain.cell import Cell
     from rowmill.domain.errors import Param
     from rowmill.domain.form import Form
     from rowmill.ports.files import FileSource
@@ -49,6 +53,7 @@ class Order:
     settings: Settings = field(default_factory=Settings)
     files: Path | None = None
     """folder or zip with the files that cells name"""
+    since: Since | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,13 @@ class Draft:
     batch: BatchRecord
     head: SheetHead
     report: CheckReport
+    known: Known = field(default_factory=Known)
+
+    @property
+    def to_run(self) -> int:
+        """How many rows will be run, if the app is still the one that an earlier batch met."""
+        reused = self.known.reuse.reused - self.known.probe if self.known.reuse else 0
+        return self.report.rows - self.known.follow - reused
 
 
 def read_head(tools: Tools, path: Path, sheet_name: str | None, header_row: int | None) -> SheetHead:
@@ -88,7 +100,32 @@ def make_draft(
         source = stack.enter_context(closing(tools.open_files(order.files))) if order.files else None
         mapping = _map(order, form, sheet)
         batch = _batch(tools, order, app, form, mapping, sheet.head)
-        return _Filling(tools, batch, sheet.head, source, sink).fill(_pages(order, sheet), step)
+        columns = key_columns(order.since, sheet.head.headers)
+        return _Filling(tools, batch, sheet.head, source, sink).fill(_pages(order, sheet), step, order.since, columns)
+
+
+def append(
+    tools: Tools, order: Order, batch: BatchRecord, sink: Callable[[Problem], None], step: Callable[[int], None]
+) -> Draft:
+    """Read, check and add the rows of another sheet behind those of a batch that is not running: all of them, or none
+    if the report has errors. Columns are found by their headers; what feeds which field is as in the batch.
+
+    Raises SheetError, MappingError, and UsageError for a batch that is running.
+    """
+    if batch.state not in BATCH_MOVES[BatchMove.APPEND]:
+        raise UsageError("append_running", batch=batch.id)
+    with ExitStack() as stack:
+        opened = tools.sheets.open(order.path, order.sheet_name, header_row=order.header_row)
+        sheet = stack.enter_context(closing(opened))
+        source = stack.enter_context(closing(tools.open_files(order.files))) if order.files else None
+        kept = same_columns(batch.headers, sheet.head.headers)
+        mapping = batch.mapping.moved(kept)
+        draft = replace(_batch(tools, order, batch.app, batch.form, mapping, sheet.head), settings=Settings())
+        filling = _Filling(tools, draft, sheet.head, source, sink, kept)
+        checked = filling.fill(_pages(order, sheet), step)
+        if not checked.report.errors:
+            filling.add_to(batch, order)
+    return checked
 
 
 def _map(order: Order, form: Form, sheet: OpenSheet) -> Mapping:
@@ -140,7 +177,8 @@ def _batch(tools: Tools, order: Order, app: AppRecord, form: Form, mapping: Mapp
 
 
 class _Filling:
-    """A batch on its way into the store, with the files that its rows name."""
+    """A batch on its way into the store, with the files that its rows name. `kept`: the columns that are kept, if not
+    all."""
 
     def __init__(
         self,
@@ -149,17 +187,26 @@ class _Filling:
         head: SheetHead,
         source: FileSource | None,
         sink: Callable[[Problem], None],
+        kept: Sequence[int] | None = None,
     ) -> None:
         self._tools = tools
         self._batch = batch
         self._head = head
         self._sink = sink
+        self._kept = kept
         self._report = CheckReport()
         listing = Listing(source.sizes, source.place) if source is not None else None
         self._check = RowCheck(batch.form, batch.mapping, head.headers, tools.schema_check, listing)
         self._stowage = Stowage(source, tools.shelf)
 
-    def fill(self, pages: Iterator[list[tuple[int, SheetRow]]], step: Callable[[int], None]) -> Draft:
+    def fill(
+        self,
+        pages: Iterator[list[tuple[int, SheetRow]]],
+        step: Callable[[int], None],
+        since: Since | None = None,
+        columns: tuple[int, int] | None = None,
+    ) -> Draft:
+        """`columns`: where the key stands that rows are compared with those of `since` by."""
         store, report = self._tools.store, self._report
         for problem in [*_template_problems(self._batch.form, self._head), *self._check.constants()]:
             self._note(problem)
@@ -177,7 +224,19 @@ class _Filling:
             raise SheetError("sheet_no_rows")
         if report.errors:
             self._drop()
-        return Draft(self._batch, self._head, report)
+            return Draft(self._batch, self._head, report)
+        return Draft(self._batch, self._head, report, look_back(store, self._batch, since, columns))
+
+    def add_to(self, batch: BatchRecord, order: Order) -> None:
+        """Behind the rows of a batch."""
+        draft = self._batch
+        label = order.path.name if order.sheet_name is None else f"{order.path.name}:{order.sheet_name}"
+        sheet = AppendedSheet(0, 0, label, draft.sheet_path, draft.sheet_name, draft.sheet_digest)
+        try:
+            self._tools.store.append_rows(batch.id, draft.id, sheet)
+        except BaseException:
+            self._drop()
+            raise
 
     def _read(self, position: int, row: SheetRow) -> NewRow:
         checked = self._check.check(row.number, row.cells)
@@ -187,8 +246,12 @@ class _Filling:
         self._report.add_row(checked)
         for problem in checked.problems:
             self._sink(problem)
-        talk = conversation_of(checked.inputs)
-        return NewRow(position, row.number, row.cells, checked.inputs, checked.blank, talk)
+        own, talk = self._own(row.cells), conversation_of(checked.inputs)
+        known_by = None if checked.blank else input_hash(checked.inputs)
+        return NewRow(position, row.number, own, checked.inputs, checked.blank, talk, known_by)
+
+    def _own(self, cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+        return cells if self._kept is None else tuple(cells[at] if at >= 0 else None for at in self._kept)
 
     def _stow(self, checked: CheckedRow, number: int) -> CheckedRow:
         inputs, troubles = self._stowage.stow(checked.inputs)

@@ -17,6 +17,7 @@ from rowmill.domain.files import shown_inputs
 from rowmill.domain.mapping import column_letter
 from rowmill.domain.outputs import flatten
 from rowmill.workbench.beside import Beside, listed
+from rowmill.workbench.origins import origin_cells, origin_names, origin_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -88,7 +89,7 @@ def export(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], 
 def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> Exported:
     with writing(path):
         writer = tools.open_lines(path)
-    names, beside = column_keys(batch.headers), Beside(tools.shelf, path)
+    names, beside = column_keys(batch.headers), Beside(tools.shelf, path, batch.appended)
     count = blank = 0
     try:
         with tools.store.snapshot(batch.id) as rows, writing(path):
@@ -96,7 +97,7 @@ def _export_lines(tools: Tools, batch: BatchRecord, path: Path) -> Exported:
                 if row.state is RowState.SKIPPED:
                     blank += 1
                     continue
-                writer.write_raw(result_line(row, names, beside.put(row)))
+                writer.write_raw(result_line(row, names, beside.put(row), origin_values(batch, row)))
                 count += 1
         with writing(path):
             writer.finish()
@@ -116,10 +117,15 @@ def column_keys(headers: Sequence[str]) -> list[str]:
     return keys
 
 
-def result_line(row: RowResult, names: Sequence[str], paths: dict[str, str] | None = None) -> bytes:
+def result_line(
+    row: RowResult,
+    names: Sequence[str],
+    paths: dict[str, str] | None = None,
+    more: dict[str, Any] | None = None,
+) -> bytes:
     """One row as a JSON object on one line. Dify's outputs stand in it as they came; `files` beside them tells where
-    the copies are (`paths`: by place), if there are files. `names`: of the sheet's own columns, whose cells stand under
-    `cells`."""
+    the copies are (`paths`: by place), if there are files; `more` stands behind the rest. `names`: of the sheet's own
+    columns, whose cells stand under `cells`."""
     cells = {name: _plain(cell) for name, cell in zip(names, row.cells, strict=False)}
     head = {"row": row.number, "status": row.state.value, "cells": cells, "inputs": shown_inputs(row.inputs)}
     tail = {
@@ -132,8 +138,10 @@ def result_line(row: RowResult, names: Sequence[str], paths: dict[str, str] | No
         "seconds": row.seconds,
         "attempts": row.attempts,
         "run_id": row.run_id,
+        "workflow_id": row.workflow_id,
         "conversation_id": row.conversation_id,
         "asks": json.loads(row.asks) if row.asks else None,
+        **(more or {}),
     }
     # A line end inside JSON can only be white space between tokens.
     outputs = (row.outputs or "null").replace("\n", " ").replace("\r", " ")
@@ -164,15 +172,17 @@ def _is_writable(text: str) -> bool:
 
 
 def _export_table(tools: Tools, batch: BatchRecord, path: Path, words: Callable[[str], str], *, raw: bool) -> Exported:
-    count, beside = 0, Beside(tools.shelf, path)
+    count, beside = 0, Beside(tools.shelf, path, batch.appended)
     with tools.store.snapshot(batch.id) as rows, writing(path):
         outputs = _output_columns(rows)
         service = _service(tools, batch)
-        headers = _headers(batch.headers, outputs, [words(f"column.{name}") for name in service])
+        named = [words(f"column.{name}") for name in (*service, *origin_names(batch))]
+        headers = _headers(batch.headers, outputs, named)
         writer = tools.open_table(path, headers, words, raw)
         try:
             for row in rows:
                 cells = _cells(row, len(batch.headers), outputs, service, words, beside.put(row))
+                cells += origin_cells(batch, row)
                 writer.write([*cells, *[None] * (len(headers) - len(cells))])
                 count += row.state is not RowState.SKIPPED
             writer.finish()

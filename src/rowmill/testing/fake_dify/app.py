@@ -218,6 +218,8 @@ class FakeDify:
                 raise Refusal(400, "not_chat_app", WRONG_ROUTE)
             case ["completion-messages"] if app.mode != "completion":
                 raise Refusal(400, "app_unavailable", UNAVAILABLE)
+            case ["chat-messages"] if app.mode == "advanced-chat":
+                pinned = body.get("workflow_id")
             case ["chat-messages"] | ["completion-messages"]:
                 pass
             case _:
@@ -272,11 +274,23 @@ class FakeDify:
             case "/_fake/faults", "DELETE":
                 self.faults.clear()
                 await wire.answer(200, b"{}")
+            case "/_fake/republish", "POST":
+                await wire.answer(200, orjson.dumps(self._republish(orjson.loads(await _body(receive) or b"{}"))))
             case "/_fake/settings", "POST":
                 self._set(orjson.loads(await _body(receive)))
                 await wire.answer(200, b"{}")
             case _:
                 await wire.answer(404, b"{}")
+
+    def _republish(self, asked: JSON) -> JSON:
+        """`app`: its key, or else all of them; `after`: when so many more runs have been started."""
+        apps = [self.apps[asked["app"]]] if "app" in asked else list(self.apps.values())
+        for app in apps:
+            if "after" in asked:
+                app.republish_after = int(asked["after"])
+            else:
+                app.republish()
+        return {app.key: app.workflow_id for app in apps}
 
     def _set(self, settings: JSON) -> None:
         self.execution.latency = float(settings.get("latency_ms", self.execution.latency * 1000)) / 1000

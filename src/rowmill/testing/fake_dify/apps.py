@@ -27,6 +27,8 @@ class FakeApp:
     app_id: str = ""
     workflow_id: str = ""
     versions: list[str] = field(default_factory=list)
+    republish_after: int | None = None
+    """how many runs are still started before it is published again"""
 
     def __post_init__(self) -> None:
         self.app_id = self.app_id or str(uuid.uuid5(_SPACE, self.key))
@@ -37,6 +39,13 @@ class FakeApp:
         """A new version; old ones can still be pinned."""
         self.workflow_id = str(uuid.uuid5(_SPACE, f"{self.key}/{len(self.versions) + 1}"))
         self.versions.append(self.workflow_id)
+
+    def next_run(self) -> str:
+        """The version that is published when the next run starts."""
+        if self.republish_after == 0:
+            self.republish()
+        self.republish_after = self.republish_after - 1 if self.republish_after else None
+        return self.workflow_id
 
     def fields(self) -> list[tuple[str, dict[str, Any]]]:
         """(kind, definition) of each field."""

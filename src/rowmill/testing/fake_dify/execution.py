@@ -136,7 +136,8 @@ class Execution:
         query = str(body.get("query") or "")
         doing = decide(app, inputs, query, find_file, self._profile, self._make_file)
         run = Run(app, str(body["user"]), inputs, query, doing, streaming, body["inputs"], self._profile)
-        run.workflow_id = pinned or app.workflow_id
+        published = app.next_run()
+        run.workflow_id = pinned or published
         self.chats.join(run, body)
         self._active[app.key] = self._active.get(app.key, 0) + 1
         try:

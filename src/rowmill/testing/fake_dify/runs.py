@@ -37,6 +37,7 @@ class LedgerRun:
     query: str = ""
     conversation_id: str | None = None
     """only of chat apps"""
+    workflow_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class Run:
         mode = "streaming" if self.streaming else "blocking"
         self.entry = LedgerRun(
             self.app.key, self.user, self.run_id, self.task_id, self.sent, mode, self.began, query=self.query,
-            conversation_id=self.conversation_id if self.app.mode in CHATS else None,
+            conversation_id=self.conversation_id if self.app.mode in CHATS else None, workflow_id=self.workflow_id,
         )  # fmt: skip
         ledger.started(self.entry)
 
