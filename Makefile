@@ -10,7 +10,7 @@ help: ## show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
 setup: ## make .venv, so that .venv/bin/rowmill works
-	@UV="$(UV)" && test -n "$$UV" && "$$UV" sync --locked --quiet
+	@UV="$(UV)" && test -n "$$UV" && "$$UV" sync --locked --quiet --compile-bytecode
 
 demo: setup ## run the bundled sheet against the built-in fake Dify
 	@$(BIN)/rowmill demo

@@ -29,7 +29,18 @@ def main(args: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="rowmill-figures-") as folder:
         start = time.monotonic()
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", f"--junitxml={report}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n",
+            "2",
+            "--dist",
+            "worksteal",
+            f"--junitxml={report}",
+            "--timeout=0",
+        ]
         environ = {**os.environ, "FAULTS_FORM": form, "FAULTS_FIGURES": folder}
         code = subprocess.run([*command, "tests/faults", *more], cwd=ROOT, env=environ, check=False).returncode
         lines = [json.loads(line) for file in Path(folder).glob("*.jsonl") for line in file.read_text().splitlines()]
