@@ -37,6 +37,9 @@ LINES = 100
 # Asked for at one time: Dify serves ten connections, and others want some.
 AT_ONCE = 4
 ROWS = 1000
+WEEK = 604_800.0
+# Seconds between looks at a run whose line is in the log and that Dify does not show in full.
+NOT_SHOWN = (1.0, 4.0, 10.0, 15.0, 30.0, 0.0)
 
 T = TypeVar("T")
 
@@ -54,10 +57,10 @@ class _Alike:
     """Runs with the same inputs, the newest first; those that failed are taken last. Which of several rows with these
     inputs gets which of them does not matter."""
 
-    good: deque[LoggedRun] = field(default_factory=deque)
-    failed: deque[LoggedRun] = field(default_factory=deque)
+    good: deque[tuple[int, LoggedRun]] = field(default_factory=deque)
+    failed: deque[tuple[int, LoggedRun]] = field(default_factory=deque)
 
-    def take(self) -> LoggedRun | None:
+    def take(self) -> tuple[int, LoggedRun] | None:
         return self.good.popleft() if self.good else self.failed.popleft() if self.failed else None
 
 
@@ -74,15 +77,16 @@ class Restored:
 
     # ── noticing ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def newer(self, left: Sequence[OpenAttempt], busy: set[int]) -> bool:
+    async def newer(self, left: Sequence[OpenAttempt], busy: set[int], *, waits: bool) -> bool:
         """Whether the log's newest runs of this batch are unknown to the store, more of them than the attempts can
-        account for whose ids are not known: those among `left`, and on `busy` slots those that were given up."""
+        account for whose ids are not known: those among `left`, and on `busy` slots those that were given up. `waits`
+        for a server that is away."""
         nameless = {one.slot for one in left if one.run_id is None} | (busy - {one.slot for one in left})
         free = next(slot for slot in range(len(busy) + 1) if slot not in busy)
         # First what everybody has run here lately; and where that is much, and nothing of ours, the slot that the next
         # row would have been sent on.
         for user in (None, slot_user(self._batch.id, free)):
-            logged = await self._lately(user)
+            logged = await self._lately(user, waits=waits)
             unknown, reached = await self._unknown(logged)
             runs = Counter(slot_of(self._batch.id, run.user) for run in unknown)
             if any(count > (slot in nameless) for slot, count in runs.items()):
@@ -91,7 +95,7 @@ class Restored:
                 return False
         return False
 
-    async def _lately(self, user: str | None) -> list[LoggedRun]:
+    async def _lately(self, user: str | None, *, waits: bool) -> list[LoggedRun]:
         errors, gap = 0, 0.5
         while errors < TRIES:
             try:
@@ -100,7 +104,7 @@ class Restored:
             except TimeoutError:
                 break
             except DifyFailureError as error:
-                errors += error.failure.kind is not FailureKind.NOT_SENT
+                errors += not waits or error.failure.kind is not FailureKind.NOT_SENT
             await self._lane.clock.sleep_or(gap, self._lane.intake.quit)
             if self._lane.intake.quit.is_set():
                 break
@@ -137,7 +141,10 @@ class Restored:
         self._known = {}
         found = Found()
         with suppress(DifyFailureError):
-            await self._match(await self._find(found), found)
+            alike = await self._find(found)
+            # The oldest first: whoever is killed meanwhile leaves the newest unknown, and the next one notices.
+            for _, run, job in sorted(await self._match(alike), key=lambda match: -match[0]):
+                found.adopted += await self._take_over(job, run)
         return found
 
     async def _find(self, found: Found) -> dict[str, _Alike]:
@@ -151,40 +158,51 @@ class Restored:
             ours = [run for run in logged if slot_of(self._batch.id, run.user) is not None and run.run_id not in seen]
             seen.update(run.run_id for run in ours)
             unknown = [run for run in ours if not await self._is_known(run)]
+            await self._sort(unknown, alike, found.runs)
             found.runs += len(unknown)
-            await self._sort(unknown, alike)
             # A page of runs that are all known is older than the copy.
             full = len(logged) == LINES and (not ours or bool(unknown))
         return alike
 
-    async def _sort(self, runs: Sequence[LoggedRun], alike: dict[str, _Alike]) -> None:
+    async def _sort(self, runs: Sequence[LoggedRun], alike: dict[str, _Alike], first: int) -> None:
         room = asyncio.Semaphore(AT_ONCE)
 
         async def look(run: LoggedRun) -> RunDetail | None:
+            detail: RunDetail | None = None
             async with room:
-                return await self._surely(self._lane.app.run_detail(run.run_id) for _ in range(TRIES))
+                # Dify writes a run's row later than its line in the log.
+                for gap in NOT_SHOWN:
+                    detail = await self._surely(self._lane.app.run_detail(run.run_id) for _ in range(TRIES))
+                    if detail is not None:
+                        break
+                    await self._lane.clock.sleep(gap)
+            return detail
 
-        for run, detail in zip(runs, await asyncio.gather(*map(look, runs)), strict=True):
+        details = await asyncio.gather(*map(look, runs))
+        for nth, (run, detail) in enumerate(zip(runs, details, strict=True), first):
             key = None if detail is None else self._key(detail.inputs)
             if detail is not None and key is not None:
                 failed = detail.outcome is not None and detail.outcome.status in (RunStatus.FAILED, RunStatus.STOPPED)
-                (alike[key].failed if failed else alike[key].good).append(run)
+                (alike[key].failed if failed else alike[key].good).append((nth, run))
 
-    async def _match(self, alike: dict[str, _Alike], found: Found) -> None:
+    async def _match(self, alike: dict[str, _Alike]) -> list[tuple[int, LoggedRun, RowJob]]:
+        """Runs with the rows that they are of; the number tells the order of the runs, 0 is the newest."""
         left = sum(len(runs.good) + len(runs.failed) for runs in alike.values())
+        matches: list[tuple[int, LoggedRun, RowJob]] = []
         async for job in self._unsent():
-            if not left:
-                return
+            if len(matches) == left:
+                break
             runs = alike.get(self._key(job.inputs) or "")
-            run = None if runs is None else runs.take()
-            if run is not None:
-                left -= 1
-                found.adopted += await self._take_over(job, run)
+            match = None if runs is None else runs.take()
+            if match is not None:
+                matches.append((*match, job))
+        return matches
 
     async def _unsent(self) -> AsyncIterator[RowJob]:
         after = -1
         while True:
-            now = self._lane.clock.wall()
+            # Also those that wait for their next try: it may be what was done since.
+            now = self._lane.clock.wall() + WEEK
             jobs = await self._in_thread(self._store.startable, self._batch.id, now, after, ROWS, None)
             fresh = [job for job in jobs if job.position > after]
             if not fresh:
