@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,20 +78,19 @@ class Restored:
     # ── noticing ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def newer(self, left: Sequence[OpenAttempt], busy: set[int], *, waits: bool) -> bool:
-        """Whether the log's newest runs of this batch are unknown to the store, more of them than the attempts can
-        account for whose ids are not known: those among `left`, and on `busy` slots those that were given up. `waits`
-        for a server that is away."""
+        """Whether the log's newest run of this batch is one that the store has not heard of. Not counted: one run on
+        each slot that has an attempt whose id is not known, among `left` or (on `busy` slots) given up. `waits` for a
+        server that is away."""
         nameless = {one.slot for one in left if one.run_id is None} | (busy - {one.slot for one in left})
         free = next(slot for slot in range(len(busy) + 1) if slot not in busy)
         # First what everybody has run here lately; and where that is much, and nothing of ours, the slot that the next
         # row would have been sent on.
         for user in (None, slot_user(self._batch.id, free)):
             logged = await self._lately(user, waits=waits)
-            unknown, reached = await self._unknown(logged)
-            runs = Counter(slot_of(self._batch.id, run.user) for run in unknown)
-            if any(count > (slot in nameless) for slot, count in runs.items()):
-                return True
-            if reached or len(logged) < LINES:
+            newest = self._newest(logged, set(nameless))
+            if newest is not None:
+                return not await self._is_known(newest)
+            if len(logged) < LINES:
                 return False
         return False
 
@@ -115,17 +114,16 @@ class Restored:
     def _since(self) -> float:
         return self._batch.created_at - SKEW
 
-    async def _unknown(self, logged: Sequence[LoggedRun]) -> tuple[list[LoggedRun], bool]:
-        """Runs of this batch that no attempt has, up to the first one that some attempt has; and whether there is one.
-        What is unknown behind it is no news: it was there when that one was sent."""
-        unknown: list[LoggedRun] = []
+    def _newest(self, logged: Sequence[LoggedRun], nameless: set[int]) -> LoggedRun | None:
+        """The newest run of this batch, but for one of each nameless slot. Older ones tell nothing: what nobody could
+        assign once stays unknown for ever, and is no news."""
         for run in logged:
-            if slot_of(self._batch.id, run.user) is None:
-                continue
-            if await self._is_known(run):
-                return unknown, True
-            unknown.append(run)
-        return unknown, False
+            slot = slot_of(self._batch.id, run.user)
+            if slot in nameless:
+                nameless.discard(slot)
+            elif slot is not None:
+                return run
+        return None
 
     async def _is_known(self, run: LoggedRun) -> bool:
         user = run.user or ""
