@@ -13,12 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rowmill.domain.batch import RunStatus
-from rowmill.domain.errors import DifyFailureError
+from rowmill.domain.batch import AttemptState, RunStatus
+from rowmill.domain.causes import Cause
+from rowmill.domain.errors import DifyFailureError, IllegalMoveError
 from rowmill.domain.verdict import FailureKind, judge_outcome
 from rowmill.engine.attempt import finish_record, slot_of, slot_user
 from rowmill.engine.lookup import SKEW, Lookup
-from rowmill.ports.store import Attach, AttemptKey, Finish, Intend
+from rowmill.ports.store import Again, Attach, AttemptKey, Finish, Intend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -74,6 +75,8 @@ class Restored:
         self._in_thread = in_thread
         self._lookup = Lookup(lane.app, store, batch.id, in_thread)
         self._known: dict[str, set[str]] = {}
+        self._unknown: set[int] = set()
+        """unknown rows among those that were matched, by position"""
 
     # ── noticing ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -187,13 +190,14 @@ class Restored:
         """Runs with the rows that they are of; the number tells the order of the runs, 0 is the newest."""
         left = sum(len(runs.good) + len(runs.failed) for runs in alike.values())
         matches: list[tuple[int, LoggedRun, RowJob]] = []
-        async for job in self._unsent():
-            if len(matches) == left:
-                break
-            runs = alike.get(self._key(job.inputs) or "")
-            match = None if runs is None else runs.take()
-            if match is not None:
-                matches.append((*match, job))
+        for rows in (self._unsent(), self._lost()):
+            async for job in rows:
+                if len(matches) == left:
+                    break
+                runs = alike.get(self._key(job.inputs) or "")
+                match = None if runs is None else runs.take()
+                if match is not None:
+                    matches.append((*match, job))
         return matches
 
     async def _unsent(self) -> AsyncIterator[RowJob]:
@@ -209,6 +213,20 @@ class Restored:
                 yield job
             after = max(job.position for job in fresh)
 
+    async def _lost(self) -> AsyncIterator[RowJob]:
+        """Unknown rows: an attempt that the copy shows as under way may have been put back since, and sent again on
+        another slot."""
+        after = -1
+        while True:
+            page = await self._in_thread(self._store.to_check, self._batch.id, after, ROWS)
+            if not page:
+                return
+            for attempt in page:
+                if attempt.state is AttemptState.INDETERMINATE and attempt.cause != Cause.KILLS_PROCESS.value:
+                    self._unknown.add(attempt.key.position)
+                    yield attempt.job
+            after = page[-1].key.position
+
     async def _take_over(self, job: RowJob, run: LoggedRun) -> bool:
         lane = self._lane
         _, outcome = await self._surely(self._lookup.outcome(run.run_id) for _ in range(TRIES))
@@ -216,11 +234,21 @@ class Restored:
         slot = slot_of(self._batch.id, run.user)
         assert slot is not None
         put = lane.recorder.put
+        if job.position in self._unknown and not await self._free(job):
+            return False
         # One after the other without a wait between: they go into one commit.
         begun = put(Intend(key, slot, run.user or "", run.created_at)), put(Attach(key, run.run_id, None))
         if outcome is not None:
             await self._finish(job, key, outcome)
         return (await asyncio.gather(*begun))[0]
+
+    async def _free(self, job: RowJob) -> bool:
+        """The unknown row lets go of its lost attempt, which keeps its slot, as with a retry by hand."""
+        again, now = Again(None, (job.position,)), self._lane.clock.wall()
+        try:
+            return bool(await self._in_thread(self._store.retry, self._batch.id, again, now))
+        except IllegalMoveError:
+            return False  # the batch is being stopped
 
     async def _finish(self, job: RowJob, key: AttemptKey, outcome: Outcome) -> None:
         lane = self._lane
