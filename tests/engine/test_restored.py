@@ -19,6 +19,8 @@ from rowmill.domain.form import Mode
 from rowmill.domain.verdict import Failure, FailureKind
 from rowmill.engine.attempt import slot_of
 from rowmill.ports.dify import RunRequest
+from rowmill.ports.store import AttemptKey, Intend
+from rowmill.store.sent import SentFile
 from rowmill.store.sql import SqlStore
 from rowmill.testing.fake_dify import FakeDify, Fault, Serving, serve
 from tests.engine.running import DEADLINES, B, engine_on, make_store, queries, run_engine
@@ -203,7 +205,27 @@ async def test_where_the_log_cannot_be_asked(tmp_path: Path) -> None:
         assert old.sent_since == 4
 
 
-async def test_stopping_asks_for_nothing(tmp_path: Path) -> None:
+async def test_an_attempt_of_the_copy_that_was_put_back_since(tmp_path: Path) -> None:
+    """Its row was sent on another slot then: found by its inputs, where its own slot's user knows nothing of it."""
+    with place(tmp_path, queries(6)) as old:
+        store = SqlStore(tmp_path / "rowmill.db")
+        store.move_batch(B, BatchMove.START)
+        store.write([Intend(AttemptKey(B, 1, 1), 5, f"rowmill-{B}-s5", 0.0)], store.take_over("killed"))
+        store.close()
+        old.copy()
+        marks = SentFile(tmp_path / f"sent-{B}.marks")
+        marks.begin()
+        marks.close()
+        await old.run(until=4)
+        old.put_back()
+        (tmp_path / f"sent-{B}.marks").unlink()
+        old.paid = len(old.fake.ledger.runs)
+        assert await old.run() is BatchState.PAUSED
+        assert (old.sent_since, old.states) == (0, {OK: 4, PENDING: 2})
+
+
+async def test_one_that_is_being_stopped(tmp_path: Path) -> None:
+    """It could be wished to go on at any moment: what is there is taken over as well."""
     with place(tmp_path, queries(6)) as old:
         await old.lose(2, 5)
         store = SqlStore(tmp_path / "rowmill.db")
@@ -211,9 +233,7 @@ async def test_stopping_asks_for_nothing(tmp_path: Path) -> None:
         store.move_batch(B, BatchMove.STOP)
         store.close()
         assert await old.run() is BatchState.STOPPED
-        assert old.sent_since == 0
-        assert await old.run() is BatchState.PAUSED
-        assert old.sent_since == 0
+        assert (old.sent_since, old.states) == (0, {OK: 5, PENDING: 1})
 
 
 def test_users_of_slots() -> None:

@@ -55,6 +55,8 @@ class SimRun:
     user: str
     run_id: str
     inputs: dict[str, Any]
+    left: float
+    """when its bytes left us; a process that was suspended right then is heard later"""
     asked: float
     begins: float
     ends: float
@@ -85,6 +87,7 @@ class Server:
     """seconds of a run"""
     longest_queue: float
     runs: list[SimRun] = field(default_factory=list)
+    left: dict[tuple[int, str], float] = field(default_factory=dict)
     down_until: float = -1.0
     requests: int = 0
 
@@ -105,6 +108,7 @@ class Server:
             user=request.user,
             run_id=f"run-{len(self.runs)}",
             inputs=request.inputs,
+            left=self.left.get((int(request.inputs["query"]), request.user), now),
             asked=now,
             begins=begins,
             ends=begins + chance.uniform(0.1, self.slowest),
@@ -154,6 +158,7 @@ class ScriptedApp:
         await self._wait(0.002)
         server.requests += 1
         self._arrived(request)
+        server.left[int(request.inputs["query"]), request.user] = server.loop.time()
         run = await self._answer(request)
         yield Opened(0.0)
         async for event in self._stream(run):

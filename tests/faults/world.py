@@ -7,6 +7,8 @@ jump, and a Dify that does all it can; with what must hold checked at every step
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -152,7 +154,7 @@ class Runner:
 class World:
     """One batch, its Dify, its disk, and the processes that came and went. Seeded."""
 
-    def __init__(self, seed: int, *, look_every: float = LOOK_EVERY) -> None:
+    def __init__(self, seed: int, *, look_every: float = LOOK_EVERY, rows: tuple[int, int] = (1, 24)) -> None:
         engine_batches.LOOK_EVERY = look_every
         self.loop = VirtualLoop(seed)
         self.chance = chance = self.loop.chance
@@ -162,7 +164,7 @@ class World:
             self.loop, chance, odds, chance.choice([2.0, 20.0, 120.0]), chance.choice([1.0, 60.0, 240.0])
         )
         self.store = MemoryStore()
-        self.rows = chance.randint(1, 24)
+        self.rows = chance.randint(*rows)
         self.marks: Marks | None = None
         self.former_marks: dict[int, tuple[AttemptKey, float]] | None = None
         self.runners: list[Runner] = []
@@ -173,8 +175,8 @@ class World:
         self.trace: list[tuple[Any, ...]] = []
         self.faults = 0
         self.stale_writes = 0
-        self.meant: dict[int, int] = defaultdict(int)
-        """runs beyond the first that a person asked for, by row"""
+        self.meant: dict[int, list[float]] = defaultdict(list)
+        """when a row was to be run, and paid for, once more: with all that it then needs"""
         self.recovery: list[float] = []
         self.posted: set[tuple[int, str]] = set()
         """(row, user) of requests whose bytes left"""
@@ -283,23 +285,39 @@ class World:
         for run in self.server.runs:
             by_row[run.row].append(run)
         for place, runs in by_row.items():
-            counted.double += max(0, self._doubles(runs) - self.meant[place])
+            counted.double += self._doubles(runs, self.meant[place])
             paid = [run for run in runs if run.status is RunStatus.SUCCEEDED and not run.for_ever]
-            if not paid:
-                continue
             if rows[place].state is RowState.UNKNOWN:
                 counted.paid_unknown += any(self._could_be_found(run) for run in paid)
-            elif rows[place].state is not RowState.SUCCEEDED or rows[place].run_id not in {r.run_id for r in paid}:
-                counted.lost_paid += 1
+        counted.lost_paid = len(self.lost_paid_rows())
         return counted
 
+    def lost_paid_rows(self) -> set[int]:
+        """Rows with a run that succeeded and stands in no result; unknown ones are not among them."""
+        rows = {row.position: row for row in self.store.results(B)}
+        paid = [run for run in self.server.runs if run.status is RunStatus.SUCCEEDED and not run.for_ever]
+        ids = {place: {run.run_id for run in paid if run.row == place} for place in {run.row for run in paid}}
+        settled = {place: row for place, row in rows.items() if row.state is not RowState.UNKNOWN and place in ids}
+        return {
+            place
+            for place, row in settled.items()
+            if row.state is not RowState.SUCCEEDED or row.run_id not in ids[place]
+        }
+
     @staticmethod
-    def _doubles(runs: list[SimRun]) -> int:
-        return sum(any(r.status is not RunStatus.FAILED or r.for_ever for r in runs[:i]) for i in range(1, len(runs)))
+    def _doubles(runs: list[SimRun], meant: list[float]) -> int:
+        """Runs that were begun although an earlier one had not failed, since the row was last meant to run."""
+        count = 0
+        for since, until in itertools.pairwise([-1.0, *sorted(meant), math.inf]):
+            own = [run for run in runs if since < run.asked <= until]
+            count += sum(
+                any(r.status is not RunStatus.FAILED or r.for_ever for r in own[:i]) for i in range(1, len(own))
+            )
+        return count
 
     def _could_be_found(self, run: SimRun) -> bool:
         """It began soon enough after its request."""
-        return run.begins - run.asked < LOST_WINDOW - 1
+        return run.begins - run.left < LOST_WINDOW - 1
 
     def close(self) -> None:
         self.loop.most_steps = self.loop.steps + 1_000_000

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rowmill.domain.batch import RunStatus
-from rowmill.domain.errors import DifyFailureError
+from rowmill.domain.batch import AttemptState, RunStatus
+from rowmill.domain.causes import Cause
+from rowmill.domain.errors import DifyFailureError, IllegalMoveError
 from rowmill.domain.verdict import FailureKind, judge_outcome
 from rowmill.engine.attempt import finish_record, slot_of, slot_user
 from rowmill.engine.lookup import SKEW, Lookup
-from rowmill.ports.store import Attach, AttemptKey, Finish, Intend
+from rowmill.ports.store import Again, Attach, AttemptKey, Finish, Intend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -37,6 +38,9 @@ LINES = 100
 # Asked for at one time: Dify serves ten connections, and others want some.
 AT_ONCE = 4
 ROWS = 1000
+WEEK = 604_800.0
+# Seconds between looks at a run whose line is in the log and that Dify does not show in full.
+NOT_SHOWN = (1.0, 4.0, 10.0, 15.0, 30.0, 0.0)
 
 T = TypeVar("T")
 
@@ -54,10 +58,10 @@ class _Alike:
     """Runs with the same inputs, the newest first; those that failed are taken last. Which of several rows with these
     inputs gets which of them does not matter."""
 
-    good: deque[LoggedRun] = field(default_factory=deque)
-    failed: deque[LoggedRun] = field(default_factory=deque)
+    good: deque[tuple[int, LoggedRun]] = field(default_factory=deque)
+    failed: deque[tuple[int, LoggedRun]] = field(default_factory=deque)
 
-    def take(self) -> LoggedRun | None:
+    def take(self) -> tuple[int, LoggedRun] | None:
         return self.good.popleft() if self.good else self.failed.popleft() if self.failed else None
 
 
@@ -71,27 +75,29 @@ class Restored:
         self._in_thread = in_thread
         self._lookup = Lookup(lane.app, store, batch.id, in_thread)
         self._known: dict[str, set[str]] = {}
+        self._unknown: set[int] = set()
+        """unknown rows among those that were matched, by position"""
 
     # ── noticing ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def newer(self, left: Sequence[OpenAttempt], busy: set[int]) -> bool:
-        """Whether the log's newest runs of this batch are unknown to the store, more of them than the attempts can
-        account for whose ids are not known: those among `left`, and on `busy` slots those that were given up."""
+    async def newer(self, left: Sequence[OpenAttempt], busy: set[int], *, waits: bool) -> bool:
+        """Whether the log's newest run of this batch is one that the store has not heard of. Not counted: one run on
+        each slot that has an attempt whose id is not known, among `left` or (on `busy` slots) given up. `waits` for a
+        server that is away."""
         nameless = {one.slot for one in left if one.run_id is None} | (busy - {one.slot for one in left})
         free = next(slot for slot in range(len(busy) + 1) if slot not in busy)
         # First what everybody has run here lately; and where that is much, and nothing of ours, the slot that the next
         # row would have been sent on.
         for user in (None, slot_user(self._batch.id, free)):
-            logged = await self._lately(user)
-            unknown, reached = await self._unknown(logged)
-            runs = Counter(slot_of(self._batch.id, run.user) for run in unknown)
-            if any(count > (slot in nameless) for slot, count in runs.items()):
-                return True
-            if reached or len(logged) < LINES:
+            logged = await self._lately(user, waits=waits)
+            newest = self._newest(logged, set(nameless))
+            if newest is not None:
+                return not await self._is_known(newest)
+            if len(logged) < LINES:
                 return False
         return False
 
-    async def _lately(self, user: str | None) -> list[LoggedRun]:
+    async def _lately(self, user: str | None, *, waits: bool) -> list[LoggedRun]:
         errors, gap = 0, 0.5
         while errors < TRIES:
             try:
@@ -100,7 +106,7 @@ class Restored:
             except TimeoutError:
                 break
             except DifyFailureError as error:
-                errors += error.failure.kind is not FailureKind.NOT_SENT
+                errors += not waits or error.failure.kind is not FailureKind.NOT_SENT
             await self._lane.clock.sleep_or(gap, self._lane.intake.quit)
             if self._lane.intake.quit.is_set():
                 break
@@ -111,17 +117,16 @@ class Restored:
     def _since(self) -> float:
         return self._batch.created_at - SKEW
 
-    async def _unknown(self, logged: Sequence[LoggedRun]) -> tuple[list[LoggedRun], bool]:
-        """Runs of this batch that no attempt has, up to the first one that some attempt has; and whether there is one.
-        What is unknown behind it is no news: it was there when that one was sent."""
-        unknown: list[LoggedRun] = []
+    def _newest(self, logged: Sequence[LoggedRun], nameless: set[int]) -> LoggedRun | None:
+        """The newest run of this batch, but for one of each nameless slot. Older ones tell nothing: what nobody could
+        assign once stays unknown for ever, and is no news."""
         for run in logged:
-            if slot_of(self._batch.id, run.user) is None:
-                continue
-            if await self._is_known(run):
-                return unknown, True
-            unknown.append(run)
-        return unknown, False
+            slot = slot_of(self._batch.id, run.user)
+            if slot in nameless:
+                nameless.discard(slot)
+            elif slot is not None:
+                return run
+        return None
 
     async def _is_known(self, run: LoggedRun) -> bool:
         user = run.user or ""
@@ -137,7 +142,10 @@ class Restored:
         self._known = {}
         found = Found()
         with suppress(DifyFailureError):
-            await self._match(await self._find(found), found)
+            alike = await self._find(found)
+            # The oldest first: whoever is killed meanwhile leaves the newest unknown, and the next one notices.
+            for _, run, job in sorted(await self._match(alike), key=lambda match: -match[0]):
+                found.adopted += await self._take_over(job, run)
         return found
 
     async def _find(self, found: Found) -> dict[str, _Alike]:
@@ -151,40 +159,52 @@ class Restored:
             ours = [run for run in logged if slot_of(self._batch.id, run.user) is not None and run.run_id not in seen]
             seen.update(run.run_id for run in ours)
             unknown = [run for run in ours if not await self._is_known(run)]
+            await self._sort(unknown, alike, found.runs)
             found.runs += len(unknown)
-            await self._sort(unknown, alike)
             # A page of runs that are all known is older than the copy.
             full = len(logged) == LINES and (not ours or bool(unknown))
         return alike
 
-    async def _sort(self, runs: Sequence[LoggedRun], alike: dict[str, _Alike]) -> None:
+    async def _sort(self, runs: Sequence[LoggedRun], alike: dict[str, _Alike], first: int) -> None:
         room = asyncio.Semaphore(AT_ONCE)
 
         async def look(run: LoggedRun) -> RunDetail | None:
+            detail: RunDetail | None = None
             async with room:
-                return await self._surely(self._lane.app.run_detail(run.run_id) for _ in range(TRIES))
+                # Dify writes a run's row later than its line in the log.
+                for gap in NOT_SHOWN:
+                    detail = await self._surely(self._lane.app.run_detail(run.run_id) for _ in range(TRIES))
+                    if detail is not None:
+                        break
+                    await self._lane.clock.sleep(gap)
+            return detail
 
-        for run, detail in zip(runs, await asyncio.gather(*map(look, runs)), strict=True):
+        details = await asyncio.gather(*map(look, runs))
+        for nth, (run, detail) in enumerate(zip(runs, details, strict=True), first):
             key = None if detail is None else self._key(detail.inputs)
             if detail is not None and key is not None:
                 failed = detail.outcome is not None and detail.outcome.status in (RunStatus.FAILED, RunStatus.STOPPED)
-                (alike[key].failed if failed else alike[key].good).append(run)
+                (alike[key].failed if failed else alike[key].good).append((nth, run))
 
-    async def _match(self, alike: dict[str, _Alike], found: Found) -> None:
+    async def _match(self, alike: dict[str, _Alike]) -> list[tuple[int, LoggedRun, RowJob]]:
+        """Runs with the rows that they are of; the number tells the order of the runs, 0 is the newest."""
         left = sum(len(runs.good) + len(runs.failed) for runs in alike.values())
-        async for job in self._unsent():
-            if not left:
-                return
-            runs = alike.get(self._key(job.inputs) or "")
-            run = None if runs is None else runs.take()
-            if run is not None:
-                left -= 1
-                found.adopted += await self._take_over(job, run)
+        matches: list[tuple[int, LoggedRun, RowJob]] = []
+        for rows in (self._unsent(), self._lost()):
+            async for job in rows:
+                if len(matches) == left:
+                    break
+                runs = alike.get(self._key(job.inputs) or "")
+                match = None if runs is None else runs.take()
+                if match is not None:
+                    matches.append((*match, job))
+        return matches
 
     async def _unsent(self) -> AsyncIterator[RowJob]:
         after = -1
         while True:
-            now = self._lane.clock.wall()
+            # Also those that wait for their next try: it may be what was done since.
+            now = self._lane.clock.wall() + WEEK
             jobs = await self._in_thread(self._store.startable, self._batch.id, now, after, ROWS, None)
             fresh = [job for job in jobs if job.position > after]
             if not fresh:
@@ -193,6 +213,20 @@ class Restored:
                 yield job
             after = max(job.position for job in fresh)
 
+    async def _lost(self) -> AsyncIterator[RowJob]:
+        """Unknown rows: an attempt that the copy shows as under way may have been put back since, and sent again on
+        another slot."""
+        after = -1
+        while True:
+            page = await self._in_thread(self._store.to_check, self._batch.id, after, ROWS)
+            if not page:
+                return
+            for attempt in page:
+                if attempt.state is AttemptState.INDETERMINATE and attempt.cause != Cause.KILLS_PROCESS.value:
+                    self._unknown.add(attempt.key.position)
+                    yield attempt.job
+            after = page[-1].key.position
+
     async def _take_over(self, job: RowJob, run: LoggedRun) -> bool:
         lane = self._lane
         _, outcome = await self._surely(self._lookup.outcome(run.run_id) for _ in range(TRIES))
@@ -200,11 +234,21 @@ class Restored:
         slot = slot_of(self._batch.id, run.user)
         assert slot is not None
         put = lane.recorder.put
+        if job.position in self._unknown and not await self._free(job):
+            return False
         # One after the other without a wait between: they go into one commit.
         begun = put(Intend(key, slot, run.user or "", run.created_at)), put(Attach(key, run.run_id, None))
         if outcome is not None:
             await self._finish(job, key, outcome)
         return (await asyncio.gather(*begun))[0]
+
+    async def _free(self, job: RowJob) -> bool:
+        """The unknown row lets go of its lost attempt, which keeps its slot, as with a retry by hand."""
+        again, now = Again(None, (job.position,)), self._lane.clock.wall()
+        try:
+            return bool(await self._in_thread(self._store.retry, self._batch.id, again, now))
+        except IllegalMoveError:
+            return False  # the batch is being stopped
 
     async def _finish(self, job: RowJob, key: AttemptKey, outcome: Outcome) -> None:
         lane = self._lane

@@ -281,11 +281,13 @@ class BatchRunner:
         person starts the batch once more."""
         batch, recovery = self._batch, self._work_with.recovery
         never_sent = batch.started_at is None and self._clock.wall() - batch.created_at < FRESH
-        if batch.state is BatchState.STOPPING or never_sent or not (recovery.by_user and recovery.by_run_id):
+        if never_sent or not (recovery.by_user and recovery.by_run_id):
             return
         restored = Restored(self._lane, self._work_with.store, batch, asyncio.to_thread)
         confirmed = batch.state is BatchState.PAUSED and batch.reason == Halt.RESTORED.value
-        if not confirmed and not await restored.newer(left, set(self._slots.busy)):
+        # One that is being stopped may still be wished to go on, and is looked at as well; but not waited for.
+        waits = batch.state is not BatchState.STOPPING
+        if not confirmed and not await restored.newer(left, set(self._slots.busy), waits=waits):
             return
         if not confirmed:
             self.ending = Ending(Halt.RESTORED)
