@@ -306,10 +306,11 @@ class World:
 
     @staticmethod
     def _doubles(runs: list[SimRun], meant: list[float]) -> int:
-        """Runs that were begun although an earlier one had not failed, since the row was last meant to run."""
+        """Runs that were begun although an earlier one had not failed, since the row was last meant to run. What left
+        before a person decided, and arrived after it, is the attempt that the person decided about."""
         count = 0
         for since, until in itertools.pairwise([-1.0, *sorted(meant), math.inf]):
-            own = [run for run in runs if since < run.asked <= until]
+            own = [run for run in runs if since < run.left <= until]
             count += sum(
                 any(r.status is not RunStatus.FAILED or r.for_ever for r in own[:i]) for i in range(1, len(own))
             )
