@@ -42,7 +42,7 @@ class Watched(FakeDify):
 
 @pytest.mark.parametrize("lanes", [1, 3, 10])
 async def test_never_more_than_the_limit(tmp_path: Path, lanes: int) -> None:
-    fake = Watched(latency_ms=10)
+    fake = Watched(latency_ms=100)
     ran = await run_batch(tmp_path, queries(40), fake, concurrency=lanes)
     assert ran.states == {OK: 40}
     assert fake.most == lanes

@@ -73,7 +73,9 @@ async def test_C1_names_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_C2_server_is_down_for_a_while(tmp_path: Path) -> None:
     down = size(5, 120)
-    with house(tmp_path, size(400, 4000)) as place:
+    # The workers stay: what ran inside a server that dies is told to be running for ever (D4), and followed for as long
+    # as a run may take.
+    with house(tmp_path, size(400, 4000), fake=make_fake(celery_slots=50)) as place:
         proc = place.begin()
         place.wait_for_runs(30, proc)
         start = time.monotonic()
