@@ -60,6 +60,10 @@ class Queue:
         """Whether a start that took so long had to wait for something."""
         return self._base is not None and delay > PATIENCE * self._base + SHORT_LEEWAY
 
+    def hides(self, run_time: float) -> bool:
+        """Whether runs are so short that waiting for one to end is not yet overdue."""
+        return run_time < self._patience
+
     def overdue(self, now: float) -> int:
         """How many wait in the server's queue."""
         count, patience = 0, self._patience
