@@ -20,17 +20,16 @@ from rowmill.domain.pace_signals import Kind, Reason, ResponseMode, Sample, Star
 from rowmill.domain.response_mode import Round
 
 FIRST_SIZE = 2.0
-# Dify's default: one worker with so many connections; one request more waits unanswered. Doubling up to here, then by
-# GROWTH, until the first trouble …
+# Dify's default: one worker with so many connections; one request more waits unanswered. Doubling up to here …
 CONNECTIONS = 10.0
+# … then, until the first trouble, by GROWTH; but in blocking mode, where no run says that it has begun, by STEP.
 GROWTH = 1.5
-# … but in small steps in blocking mode, where no run says that it has begun.
-BLOCKING_GROWTH = 1.25
 REGROWTH = 1.25
+# After trouble: by such steps, each twice the last one (streaming).
 STEP = 0.05
 FEWEST_PER_ROUND = 3
-# Where more of the starts than this are late, runs wait for slots: not long enough to do anything about the number, but
-# reason enough to try the other mode.
+# Where so many of the starts are late, runs wait for slots: not long enough to take anything back, but reason enough to
+# try the other mode, and none for more of runs so short that they end before one that waits is overdue.
 MOST_LATE = 0.5
 ROUND = 0.6
 # Where runs get slower with the number at once, a round lasts until the slow ones have ended too.
@@ -121,10 +120,6 @@ class Window:
         self._in_doubt = False
         """whether the last trouble was that more brought nothing: then each size below the ceiling is in doubt"""
         self._steps = 0
-
-    @property
-    def _growth(self) -> float:
-        return GROWTH if self.mode is ResponseMode.STREAMING else BLOCKING_GROWTH
 
     @property
     def limit(self) -> int:
@@ -272,7 +267,7 @@ class Window:
         ended = self._round
         speed = ended.all_done / max(now - ended.began, 1e-6)
         queued = self._queue(ended, speed, now)
-        late = ended.late > MOST_LATE * max(1, ended.accepted)
+        late = ended.late >= MOST_LATE * max(1, ended.accepted)
         before = self.size
         if queued is not None:
             self._settle_queue(queued, now)
@@ -324,11 +319,12 @@ class Window:
         elif math.floor(size) < math.floor(self._clean):
             size = min(self._clean, REGROWTH * size + 1)
         elif self._may_try(now):
-            size += max(1.0, STEP * size * 2.0 ** min(self._steps, 6))
+            doublings = min(self._steps, 6) if self.mode is ResponseMode.STREAMING else 0
+            size += max(1.0, STEP * size * 2.0**doublings)
             if size > self._ceiling:
                 self._ceiling = math.inf
             self._steps += 1
-            size = min(size, self._growth * self.size + 1, max(self._ceiling, self.size + 1))
+            size = min(size, GROWTH * self.size + 1, max(self._ceiling, self.size + 1))
         most = float(min(self._most, self.quoted or self._most))
         if size > self.size or not self._troubled:
             self.reason = Reason.GROWING
