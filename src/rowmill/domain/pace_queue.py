@@ -104,7 +104,7 @@ class Queue:
         """A blocking round trip took so many seconds more than Dify says of the run."""
         self._overheads.append(overhead)
 
-    def waiting_long(self, overhead: float, speed: float) -> float:
-        """How many blocking runs wait at the server, by Little's law: their mean overhead, runs per second."""
-        base = sorted(self._overheads)[len(self._overheads) // 10]
-        return speed * max(0.0, overhead - base)
+    @property
+    def usual_overhead(self) -> float:
+        """Seconds that a blocking round trip takes beyond its run where it need not wait."""
+        return sorted(self._overheads)[len(self._overheads) // 10]

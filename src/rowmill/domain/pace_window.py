@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import fmean, median
 from typing import Any
 
 from rowmill.domain.pace_budget import FAILURES_FORGIVEN, Trials
@@ -40,9 +41,11 @@ SOME_QUEUED = 0.1
 # Rather an idle slot at the server than a row that would wait longer: after 300 s Dify forgets who asked.
 LONGEST_WAIT = 30.0
 # Blocking runs may wait so long, seconds, for the API's core: it keeps a busy server busy. Beyond Dify's default number
-# of connections a wait is taken for one without a connection, and that number is left alone for so long at least.
+# of connections longer waits than this, for each one at once, are taken for those of runs without a connection, and
+# their number is left alone for so long at least.
 BLOCKING_WAIT = 0.16
-UNCONNECTED_WAIT = 0.05
+UNCONNECTED_WAIT = 0.005
+MOST_UNCONNECTED_WAIT = 0.1
 FEWEST_WAITING = 0.6
 CONNECTIONS_HOLD = 300.0
 # Over less time than this the waits of a few short blocking runs are chance.
@@ -85,8 +88,7 @@ class _Round:
     """sum of log run times over done"""
     all_seconds: float = 0.0
     """… over all_done"""
-    overhead: float = 0.0
-    overheads: int = 0
+    overheads: list[float] = field(default_factory=list)
 
 
 class Window:
@@ -199,8 +201,7 @@ class Window:
         overhead = max(0.0, now - start.at - sample.elapsed)
         self.queue.took_longer(overhead)
         if start.at >= self._round.began:
-            self._round.overhead += overhead
-            self._round.overheads += 1
+            self._round.overheads.append(overhead)
 
     def _is_overload(self, start: Start) -> bool:
         """A share of failures that is no accident; on new ground the first one is warning enough."""
@@ -290,9 +291,11 @@ class Window:
             return None
         if not ended.overheads:
             return None
-        waiting_long = self.queue.waiting_long(ended.overhead / ended.overheads, speed)
-        allowed = BLOCKING_WAIT if self.limit <= CONNECTIONS else UNCONNECTED_WAIT
-        return waiting_long if waiting_long > max(FEWEST_WAITING, allowed * speed) else None
+        usual, is_beyond = self.queue.usual_overhead, self.limit > CONNECTIONS
+        waiting = speed * max(0.0, fmean(ended.overheads) - usual)  # Little's law
+        allowed = min(UNCONNECTED_WAIT * self.limit, MOST_UNCONNECTED_WAIT) if is_beyond else BLOCKING_WAIT
+        most_wait = is_beyond and median(ended.overheads) - usual > allowed
+        return waiting if most_wait or waiting > max(FEWEST_WAITING, allowed * speed) else None
 
     def _settle_queue(self, waiting: float, now: float) -> None:
         if self.mode is ResponseMode.BLOCKING:
