@@ -292,10 +292,10 @@ class Window:
         if not ended.overheads:
             return None
         usual, is_beyond = self.queue.usual_overhead, self.limit > CONNECTIONS
-        waiting = speed * max(0.0, fmean(ended.overheads) - usual)  # Little's law
         allowed = min(UNCONNECTED_WAIT * self.limit, MOST_UNCONNECTED_WAIT) if is_beyond else BLOCKING_WAIT
         most_wait = is_beyond and median(ended.overheads) - usual > allowed
-        return waiting if most_wait or waiting > max(FEWEST_WAITING, allowed * speed) else None
+        on_average = speed * max(0.0, fmean(ended.overheads) - usual)  # Little's law
+        return on_average if most_wait or on_average > max(FEWEST_WAITING, allowed * speed) else None
 
     def _settle_queue(self, waiting: float, now: float) -> None:
         if self.mode is ResponseMode.BLOCKING:
