@@ -31,6 +31,7 @@ GOALS = (
     ("billed failures per ok", 0.01, "<="),
 )
 MODE_GOAL = 0.95
+PARTS = ("kinds", "random", "dify")
 
 
 def show_kinds(scores: Sequence[Score]) -> None:
@@ -113,18 +114,24 @@ def main() -> None:
         "--quick", action="store_true", help="one seed, 20 random servers, four scenarios of a default Dify"
     )
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", choices=PARTS, help="one part of it; the plot needs the random servers")
     parser.add_argument("--plot", action="store_true", help=f"draw {PLOT}")
     options = parser.parse_args()
     began = time.monotonic()
     seeds = options.seeds[:1] if options.quick else options.seeds
     count = 20 if options.quick else RANDOM
-    show_kinds(measure_all(table_kinds(seeds), POLICIES, options.jobs))
-    scores = measure_all([one for seed in seeds for one in random_kinds(count, seed)], POLICIES, options.jobs)
-    met = show_random(scores, seeds)
-    scenarios = SCENARIOS[1:5] if options.quick else SCENARIOS
-    met = show_modes(compare_all(scenarios, seeds, options.jobs)) and met
-    if options.plot:
-        PLOT.write_text(plot.draw(scores, seeds[0]), encoding="utf-8")
+    parts = {options.only} if options.only else set(PARTS)
+    met = True
+    if "kinds" in parts:
+        show_kinds(measure_all(table_kinds(seeds), POLICIES, options.jobs))
+    if "random" in parts:
+        scores = measure_all([one for seed in seeds for one in random_kinds(count, seed)], POLICIES, options.jobs)
+        met = show_random(scores, seeds)
+        if options.plot:
+            PLOT.write_text(plot.draw(scores, seeds[0]), encoding="utf-8")
+    if "dify" in parts:
+        scenarios = SCENARIOS[1:5] if options.quick else SCENARIOS
+        met = show_modes(compare_all(scenarios, seeds, options.jobs)) and met
     print(f"\nall goals met: {'yes' if met else 'no'}; {time.monotonic() - began:.0f} s")
 
 

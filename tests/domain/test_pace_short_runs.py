@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rowmill.domain.pace import Kind, Pace, PaceLimits, ResponseMode, Sample
+from rowmill.domain.pace import Kind, Pace, PaceLimits, Reason, ResponseMode, Sample
 
 SECONDS, DELAY, SLOTS = 0.3, 0.01, 4
 
@@ -39,3 +39,21 @@ def test_blocking_is_found_to_pay() -> None:
 def test_where_a_lost_reply_could_not_be_found_runs_stream() -> None:
     _, mode = play(PaceLimits(blocking_ok=False), 100)
     assert mode is ResponseMode.STREAMING
+
+
+def test_very_short_runs_that_wait_for_slots_are_not_sent_in_greater_numbers() -> None:
+    """Nobody waits for long enough to be overdue, so that nothing else would keep the number down."""
+    pace, now, waiting, running, peak = Pace(PaceLimits(mode=ResponseMode.STREAMING)), 0.0, [], [], 0
+    while now < 60:
+        now += 0.01
+        for start, ends in [pair for pair in running if pair[1] <= now]:
+            running.remove((start, ends))
+            pace.ended(start, Sample(Kind.OK), now)
+        while waiting and len(running) < SLOTS and now >= waiting[0].at + DELAY:
+            pace.accepted(waiting[0], now)
+            running.append((waiting.pop(0), now + 0.1))
+        while pace.room(now) > 0 and pace.next_start(now) <= now:
+            waiting.append(pace.started(now))
+        peak = max(peak, pace.in_flight)
+    assert peak <= 10
+    assert pace.why(now).reason is Reason.QUEUE

@@ -45,6 +45,15 @@ def test_a_default_dify_is_left_for_blocking_mode_where_that_pays(slots):
     assert played.late >= 0.93 * best.late
 
 
+@pytest.mark.parametrize(("seconds", "minutes"), [(0.0, 6), (0.2, 6), (3.0, 20), (8.0, 60)])
+def test_a_default_dify_s_connections_are_found_and_kept(seconds, minutes):
+    played = dify.play(seconds, 4, dify.auto(), SEED, minutes=minutes)
+    best = dify.play(seconds, 4, dify.FixedMode(10, dify.ResponseMode.BLOCKING), SEED, minutes=minutes)
+    assert played.late >= 0.95 * best.late
+    assert played.most_open <= 12
+    assert played.crowded <= 0.03
+
+
 def test_long_runs_stay_in_streaming_mode():
     pace = dify.auto()
     dify.play(40.0, 4, pace, SEED, minutes=30)

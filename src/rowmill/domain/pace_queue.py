@@ -60,6 +60,10 @@ class Queue:
         """Whether a start that took so long had to wait for something."""
         return self._base is not None and delay > PATIENCE * self._base + SHORT_LEEWAY
 
+    def hides(self, run_time: float) -> bool:
+        """Whether runs are so short that waiting for one to end is not yet overdue."""
+        return run_time < self._patience
+
     def overdue(self, now: float) -> int:
         """How many wait in the server's queue."""
         count, patience = 0, self._patience
@@ -100,7 +104,7 @@ class Queue:
         """A blocking round trip took so many seconds more than Dify says of the run."""
         self._overheads.append(overhead)
 
-    def waiting_long(self, overhead: float, speed: float) -> float:
-        """How many blocking runs wait at the server, by Little's law: their mean overhead, runs per second."""
-        base = sorted(self._overheads)[len(self._overheads) // 10]
-        return speed * max(0.0, overhead - base)
+    @property
+    def usual_overhead(self) -> float:
+        """Seconds that a blocking round trip takes beyond its run where it need not wait."""
+        return sorted(self._overheads)[len(self._overheads) // 10]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import fmean, median
 from typing import Any
 
 from rowmill.domain.pace_budget import FAILURES_FORGIVEN, Trials
@@ -20,16 +21,16 @@ from rowmill.domain.pace_signals import Kind, Reason, ResponseMode, Sample, Star
 from rowmill.domain.response_mode import Round
 
 FIRST_SIZE = 2.0
-# Doubling up to here, then by GROWTH, until the first trouble.
-DOUBLING_UNTIL = 8.0
+# Dify's default: one worker with so many connections; one request more waits unanswered. Doubling up to here …
+CONNECTIONS = 10.0
+# … then, until the first trouble, by GROWTH; but in blocking mode, where no run says that it has begun, by STEP.
 GROWTH = 1.5
-# A server's connections are few and not told: looked for in small steps, where no run says that it has begun.
-BLOCKING_GROWTH = 1.25
 REGROWTH = 1.25
+# After trouble: by such steps, each twice the last one (streaming).
 STEP = 0.05
 FEWEST_PER_ROUND = 3
-# Where more of the starts than this are late, runs wait for slots: not long enough to do anything about the number, but
-# reason enough to try the other mode.
+# Where so many of the starts are late, runs wait for slots: not long enough to take anything back, but reason enough to
+# try the other mode, and none for more of runs so short that they end before one that waits is overdue.
 MOST_LATE = 0.5
 ROUND = 0.6
 # Where runs get slower with the number at once, a round lasts until the slow ones have ended too.
@@ -39,9 +40,16 @@ QUEUED = 0.3
 SOME_QUEUED = 0.1
 # Rather an idle slot at the server than a row that would wait longer: after 300 s Dify forgets who asked.
 LONGEST_WAIT = 30.0
-# Blocking runs may wait so long, seconds: it keeps a busy server busy. More of them only hold its connections.
-BLOCKING_WAIT = 0.1
+# Blocking runs may wait so long, seconds, for the API's core: it keeps a busy server busy. Beyond Dify's default number
+# of connections longer waits than this, for each one at once, are taken for those of runs without a connection, and
+# their number is left alone for so long at least.
+BLOCKING_WAIT = 0.16
+UNCONNECTED_WAIT = 0.005
+MOST_UNCONNECTED_WAIT = 0.1
 FEWEST_WAITING = 0.6
+CONNECTIONS_HOLD = 300.0
+# Over less time than this the waits of a few short blocking runs are chance.
+BLOCKING_ROUND = 1.0
 OVERLOAD_CUT = 0.75
 OVERLOAD_NUDGE = 0.88
 OVERLOAD_SHARE = 0.05
@@ -80,8 +88,7 @@ class _Round:
     """sum of log run times over done"""
     all_seconds: float = 0.0
     """… over all_done"""
-    overhead: float = 0.0
-    overheads: int = 0
+    overheads: list[float] = field(default_factory=list)
 
 
 class Window:
@@ -115,10 +122,6 @@ class Window:
         self._in_doubt = False
         """whether the last trouble was that more brought nothing: then each size below the ceiling is in doubt"""
         self._steps = 0
-
-    @property
-    def _growth(self) -> float:
-        return GROWTH if self.mode is ResponseMode.STREAMING else BLOCKING_GROWTH
 
     @property
     def limit(self) -> int:
@@ -186,6 +189,8 @@ class Window:
         done = self._round.done
         if done < max(FEWEST_PER_ROUND, ROUND * self.limit):
             return False
+        if self.mode is ResponseMode.BLOCKING and now - self._round.began < BLOCKING_ROUND:
+            return False
         so_far = self._round
         slower = self._knee.is_slower(self.limit, so_far.all_done, so_far.all_seconds, now)
         return not slower or done >= LONG_ROUND * self.limit
@@ -196,8 +201,7 @@ class Window:
         overhead = max(0.0, now - start.at - sample.elapsed)
         self.queue.took_longer(overhead)
         if start.at >= self._round.began:
-            self._round.overhead += overhead
-            self._round.overheads += 1
+            self._round.overheads.append(overhead)
 
     def _is_overload(self, start: Start) -> bool:
         """A share of failures that is no accident; on new ground the first one is warning enough."""
@@ -239,7 +243,8 @@ class Window:
         if now - self._cut_at > SAME_WAVE:
             same = ceiling <= SAME_CEILING * self._last_ceiling
             first = max(FIRST_HOLD, HOLD_IN_RUNS * self.run_time)
-            short = reason in (Reason.QUEUE, Reason.NO_FASTER)
+            blind = self.mode is ResponseMode.BLOCKING and reason is Reason.QUEUE
+            short = reason in (Reason.QUEUE, Reason.NO_FASTER) and not blind
             longest = max(LONGEST_CHEAP_HOLD, 10 * self.run_time) if short else LONGEST_HOLD
             self._hold = min(max(first, 2 * self._hold if same and self._troubled else first), longest)
         self._probe_at = now + self._hold
@@ -263,16 +268,19 @@ class Window:
         ended = self._round
         speed = ended.all_done / max(now - ended.began, 1e-6)
         queued = self._queue(ended, speed, now)
+        late = ended.late >= MOST_LATE * max(1, ended.accepted)
         before = self.size
         if queued is not None:
             self._settle_queue(queued, now)
+        elif late and self.queue.hides(self.run_time):
+            self.reason = Reason.QUEUE
         elif not self._follow_knee(ended, now) and ended.peak >= USED * self.limit:
             self._clean = max(self._clean, self.size)
             self._before_reject = 0.0
             self._grow(now)
         self._round = _Round(now, peak=self.queue.running + self.queue.waiting)
-        waits = queued is not None or ended.late > MOST_LATE * max(1, ended.accepted)
-        return Round(self.mode, ended.all_done, now - ended.began, queued=waits, growing=self.size > before)
+        growing = self.size > before
+        return Round(self.mode, ended.all_done, now - ended.began, queued=late or queued is not None, growing=growing)
 
     def _queue(self, ended: _Round, speed: float, now: float) -> float | None:
         """How many wait at the server, if that is more than it needs."""
@@ -283,12 +291,19 @@ class Window:
             return None
         if not ended.overheads:
             return None
-        waiting_long = self.queue.waiting_long(ended.overhead / ended.overheads, speed)
-        return waiting_long if waiting_long > max(FEWEST_WAITING, BLOCKING_WAIT * speed) else None
+        usual, is_beyond = self.queue.usual_overhead, self.limit > CONNECTIONS
+        allowed = min(UNCONNECTED_WAIT * self.limit, MOST_UNCONNECTED_WAIT) if is_beyond else BLOCKING_WAIT
+        most_wait = is_beyond and median(ended.overheads) - usual > allowed
+        on_average = speed * max(0.0, fmean(ended.overheads) - usual)  # Little's law
+        return on_average if most_wait or on_average > max(FEWEST_WAITING, allowed * speed) else None
 
     def _settle_queue(self, waiting: float, now: float) -> None:
         if self.mode is ResponseMode.BLOCKING:
-            self.cut(self.size - max(1.0, 0.6 * waiting), Reason.QUEUE, now, self.size)
+            crowded = self.limit
+            self.cut(math.floor(crowded - max(1.0, 0.6 * waiting)), Reason.QUEUE, now, crowded)
+            if crowded > CONNECTIONS:
+                self._hold = max(self._hold, CONNECTIONS_HOLD)
+                self._probe_at = now + self._hold
             return
         self.reason = Reason.QUEUE
         running = max(1, self.queue.running)
@@ -300,16 +315,19 @@ class Window:
 
     def _grow(self, now: float) -> None:
         size = self.size
-        if not self._troubled:
-            size *= 2 if size < DOUBLING_UNTIL else self._growth
+        if not self._troubled and size < CONNECTIONS:
+            size = min(2 * size, CONNECTIONS)
+        elif not self._troubled and self.mode is ResponseMode.STREAMING:
+            size *= GROWTH
         elif math.floor(size) < math.floor(self._clean):
             size = min(self._clean, REGROWTH * size + 1)
         elif self._may_try(now):
-            size += max(1.0, STEP * size * 2.0 ** min(self._steps, 6))
+            doublings = min(self._steps, 6) if self.mode is ResponseMode.STREAMING else 0
+            size += max(1.0, STEP * size * 2.0**doublings)
             if size > self._ceiling:
                 self._ceiling = math.inf
             self._steps += 1
-            size = min(size, self._growth * self.size + 1, max(self._ceiling, self.size + 1))
+            size = min(size, GROWTH * self.size + 1, max(self._ceiling, self.size + 1))
         most = float(min(self._most, self.quoted or self._most))
         if size > self.size or not self._troubled:
             self.reason = Reason.GROWING
